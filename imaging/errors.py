@@ -1,0 +1,201 @@
+"""The one exception tree of Islet.
+
+Every class carries a stable ``code`` for machines; every message is a sentence that names the
+offending value and the fix for people. HTTP statuses are decided from this tree, in one place
+(``serving.api``)::
+
+    IsletError
+    ├── InputError                  the bytes that came in are at fault
+    │   ├── UnsupportedFormat       unsupported_format   no image that Islet reads
+    │   ├── TruncatedFile           truncated_file       the file ends too early or does not decode
+    │   ├── EmptyInput              empty_input          nothing in the folder, archive or body
+    │   ├── InputTooLarge           input_too_large      over a limit on bytes, files or voxels
+    │   ├── UnsafeArchive           unsafe_archive       encrypted, escaping or a decompression bomb
+    │   ├── BadShape                bad_shape            not one 3D frame
+    │   ├── BadGeometry             bad_geometry         an affine that maps no grid
+    │   ├── BadVoxels               bad_voxels           no finite Hounsfield units
+    │   └── DicomError              a DICOM series that is no plain CT volume
+    │       ├── SeveralSeries       several_series
+    │       ├── SeriesNotFound      series_not_found
+    │       ├── NotCT               not_ct
+    │       ├── Localizer           localizer
+    │       ├── SecondaryCapture    secondary_capture
+    │       ├── ColourImage         colour_image
+    │       ├── MissingRescale      missing_rescale
+    │       ├── MissingPosition     missing_position
+    │       ├── MissingSlices       missing_slices
+    │       ├── DuplicateSlices     duplicate_slices
+    │       ├── UnevenSlices        uneven_slices
+    │       ├── GantryTilt          gantry_tilt
+    │       └── MixedSlices         mixed_slices         size, spacing or orientation changes
+    ├── BadParameter                bad_parameter        an argument outside its range
+    ├── ModelError                  a model is at fault
+    │   ├── ModelNotFound           model_not_found
+    │   ├── BadManifest             bad_manifest
+    │   └── CorruptModel            corrupt_model        the file is not what its manifest says
+    ├── DataError                   bad_case             a training case is at fault
+    ├── DeviceUnavailable           device_unavailable   the asked device is not on this machine
+    ├── ServiceBusy                 busy                 every turn is taken; worth trying again
+    ├── ServiceFailed               service_failed       a service that was started does not serve
+    └── Cancelled                   cancelled            the caller went away before the end
+
+No message carries a patient identifier: positions, sizes, UIDs of series and names of parameters
+only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class IsletError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: one sentence or two: the offending value, then what to do.
+        details: the same values for machines; must be JSON-serialisable.
+    """
+
+    code: ClassVar[str] = "islet_error"
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: Mapping[str, Any] = details
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error in the one shape that leaves the house: ``code``, ``message``, ``details``."""
+        return {"code": self.code, "message": self.message, "details": dict(self.details)}
+
+
+class InputError(IsletError):
+    code = "bad_input"
+
+
+class UnsupportedFormat(InputError):
+    code = "unsupported_format"
+
+
+class TruncatedFile(InputError):
+    code = "truncated_file"
+
+
+class EmptyInput(InputError):
+    code = "empty_input"
+
+
+class InputTooLarge(InputError):
+    code = "input_too_large"
+
+
+class UnsafeArchive(InputError):
+    code = "unsafe_archive"
+
+
+class BadShape(InputError):
+    code = "bad_shape"
+
+
+class BadGeometry(InputError):
+    code = "bad_geometry"
+
+
+class BadVoxels(InputError):
+    code = "bad_voxels"
+
+
+class DicomError(InputError):
+    code = "bad_dicom"
+
+
+class SeveralSeries(DicomError):
+    code = "several_series"
+
+
+class SeriesNotFound(DicomError):
+    code = "series_not_found"
+
+
+class NotCT(DicomError):
+    code = "not_ct"
+
+
+class Localizer(DicomError):
+    code = "localizer"
+
+
+class SecondaryCapture(DicomError):
+    code = "secondary_capture"
+
+
+class ColourImage(DicomError):
+    code = "colour_image"
+
+
+class MissingRescale(DicomError):
+    code = "missing_rescale"
+
+
+class MissingPosition(DicomError):
+    code = "missing_position"
+
+
+class MissingSlices(DicomError):
+    code = "missing_slices"
+
+
+class DuplicateSlices(DicomError):
+    code = "duplicate_slices"
+
+
+class UnevenSlices(DicomError):
+    code = "uneven_slices"
+
+
+class GantryTilt(DicomError):
+    code = "gantry_tilt"
+
+
+class MixedSlices(DicomError):
+    code = "mixed_slices"
+
+
+class BadParameter(IsletError):
+    code = "bad_parameter"
+
+
+class ModelError(IsletError):
+    code = "bad_model"
+
+
+class ModelNotFound(ModelError):
+    code = "model_not_found"
+
+
+class BadManifest(ModelError):
+    code = "bad_manifest"
+
+
+class CorruptModel(ModelError):
+    code = "corrupt_model"
+
+
+class DataError(IsletError):
+    code = "bad_case"
+
+
+class DeviceUnavailable(IsletError):
+    code = "device_unavailable"
+
+
+class ServiceBusy(IsletError):
+    code = "busy"
+
+
+class Cancelled(IsletError):
+    code = "cancelled"
+
+
+class ServiceFailed(IsletError):
+    code = "service_failed"

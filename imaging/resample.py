@@ -1,0 +1,149 @@
+"""From a CT's own grid to a model's grid and back, with SimpleITK."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from numpy.typing import NDArray
+
+from imaging.geometry import Float, Geometry
+from imaging.volume import Volume
+
+# Cosine between axes that still count as parallel: the far corner of a 500 mm volume moves by
+# less than a hundred-thousandth of a millimetre.
+_PARALLEL = 1e-8
+# Offsets between grids are rounded to this part of a millimetre. An origin's last bits depend on
+# the axis order in which a CT is stored; the voxels that come out must not.
+_STEPS_PER_MM = 2**20
+
+
+def to_image(array: NDArray[Any], geometry: Geometry) -> sitk.Image:
+    """The SimpleITK image of voxels (Z, Y, X); copies them once."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetSpacing(geometry.spacing[::-1])
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction[:, ::-1].ravel().tolist())
+    return image
+
+
+def resample_linear(volume: Volume, grid: Geometry, fill: float) -> Volume:
+    """Values on another grid: box-averaged while much finer than it, then linear.
+
+    Averaging whole blocks first keeps the CT's noise from aliasing and makes the rest cheap.
+    Integers are rounded to the nearest.
+
+    Args:
+        volume: int16 or float32 on any grid.
+        grid: where values are wanted.
+        fill: outside of the volume.
+    """
+    blocks = _blocks(volume.geometry, grid)
+    array, geometry = _average(volume.array, volume.geometry, blocks)
+    resampler = _resampler(geometry, grid, sitk.sitkLinear, fill)
+    # SimpleITK cuts off the decimals of integers, which would darken every CT by half a unit.
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    result = sitk.GetArrayFromImage(resampler.Execute(_image_at_zero(array, geometry)))
+    if array.dtype.kind in "iu":
+        result = np.rint(result, out=result).astype(array.dtype)
+    return Volume(result, grid, volume.warnings)
+
+
+def resample_nearest(labels: Volume, grid: Geometry) -> Volume:
+    """A label map (uint8) on another grid; 0 outside of it."""
+    lookups = _axis_lookups(labels.geometry, grid)
+    if lookups is not None:
+        return Volume(_look_up(labels.array, lookups, grid.shape), grid, labels.warnings)
+    resampler = _resampler(labels.geometry, grid, sitk.sitkNearestNeighbor, 0)
+    image = resampler.Execute(_image_at_zero(labels.array, labels.geometry))
+    return Volume(sitk.GetArrayFromImage(image), grid, labels.warnings)
+
+
+def _offset(source: Geometry, grid: Geometry) -> Float:
+    """LPS mm (x, y, z) from the source's first voxel to the grid's."""
+    apart = np.subtract(grid.origin, source.origin)
+    return np.asarray(np.rint(apart * _STEPS_PER_MM) / _STEPS_PER_MM)
+
+
+def _image_at_zero(array: NDArray[Any], geometry: Geometry) -> sitk.Image:
+    return to_image(array, replace(geometry, origin=(0.0, 0.0, 0.0)))
+
+
+def _resampler(
+    source: Geometry, grid: Geometry, interpolator: int, fill: float
+) -> sitk.ResampleImageFilter:
+    """A resampler to the grid of an image whose first voxel was moved to zero."""
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(grid.shape[::-1])
+    resampler.SetOutputSpacing(grid.spacing[::-1])
+    resampler.SetOutputOrigin(_offset(source, grid).tolist())
+    resampler.SetOutputDirection(grid.direction[:, ::-1].ravel().tolist())
+    resampler.SetInterpolator(interpolator)
+    resampler.SetDefaultPixelValue(fill)
+    return resampler
+
+
+def _blocks(source: Geometry, grid: Geometry) -> tuple[int, int, int]:
+    """How many source voxels along each source axis fit into a step of the grid."""
+    # Along a source axis the grid's step is that of the grid axis it runs closest to.
+    nearest = np.abs(source.direction.T @ grid.direction).argmax(axis=1)
+    steps = np.asarray(grid.spacing)[nearest] / np.asarray(source.spacing)
+    # No block is larger than half the volume: one of a header with micrometres for millimetres
+    # would need more padding than memory holds.
+    most = np.maximum(1, np.asarray(source.shape) // 2)
+    z, y, x = np.clip(np.floor(steps + 1e-6), 1, most).astype(int).tolist()
+    return z, y, x
+
+
+def _average(
+    array: NDArray[Any], geometry: Geometry, blocks: tuple[int, int, int]
+) -> tuple[NDArray[Any], Geometry]:
+    """Means of blocks of voxels (Z, Y, X); a last, incomplete block repeats the edge voxel."""
+    if blocks == (1, 1, 1):
+        return array, geometry
+    missing = [-n % b for n, b in zip(array.shape, blocks, strict=True)]
+    if any(missing):
+        array = np.pad(array, [(0, m) for m in missing], mode="edge")
+    image = sitk.BinShrink(sitk.GetImageFromArray(np.ascontiguousarray(array)), blocks[::-1])
+    result = sitk.GetArrayFromImage(image)
+    first = geometry.to_world((np.asarray(blocks) - 1) / 2)
+    spacing = np.asarray(geometry.spacing) * blocks
+    return result, Geometry(
+        result.shape,
+        (spacing[0], spacing[1], spacing[2]),
+        (first[0], first[1], first[2]),
+        geometry.direction,
+    )
+
+
+def _axis_lookups(source: Geometry, grid: Geometry) -> list[Float] | None:
+    """For grids with parallel axes, the source index of every grid index, axis by axis."""
+    cosines = source.direction.T @ grid.direction
+    if np.abs(cosines - np.eye(3)).max() > _PARALLEL:
+        return None
+    start = source.direction.T @ _offset(source, grid) / np.asarray(source.spacing)
+    steps = np.asarray(grid.spacing) / np.asarray(source.spacing)
+    return [start[a] + steps[a] * np.arange(grid.shape[a]) for a in range(3)]
+
+
+def _look_up(
+    array: NDArray[Any], lookups: list[Float], shape: tuple[int, int, int]
+) -> NDArray[Any]:
+    """Nearest neighbours by index: only the rows that hold something are visited."""
+    result = np.zeros(shape, array.dtype)
+    index = [np.floor(values + 0.5).astype(np.intp) for values in lookups]
+    inside = [(i >= 0) & (i < n) for i, n in zip(index, array.shape, strict=True)]
+    filled = [np.asarray(array.any(axis=tuple({0, 1, 2} - {a}))) for a in range(3)]
+    used = [
+        np.flatnonzero(ok & f[np.where(ok, i, 0)])
+        for i, ok, f in zip(index, inside, filled, strict=True)
+    ]
+    if all(len(u) for u in used):
+        # The rows that hold something lie in one box of the result: spans, not fancy indices.
+        box = tuple(slice(u[0], u[-1] + 1) for u in used)
+        source = [np.clip(i[s], 0, n - 1) for i, s, n in zip(index, box, array.shape, strict=True)]
+        rows = array[source[0]][:, source[1]]
+        result[box] = np.take(rows, source[2], axis=2)
+    return result

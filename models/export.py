@@ -1,0 +1,191 @@
+"""From a torch network to one self-describing ONNX file, held to the network it came from."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from imaging.errors import CorruptModel
+from models.manifest import Manifest
+from models.onnxfile import embed
+
+OPSET = 20
+# Largest difference of a logit between torch and ONNX Runtime, relative to the largest logit.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far ONNX Runtime is from torch on the inputs that were tried.
+
+    Attributes:
+        max_difference: of logits, divided by the largest logit (at least 1).
+        agreement: part of the voxels with the same decision.
+    """
+
+    max_difference: float
+    agreement: float
+
+
+def export(
+    network: nn.Module,
+    manifest: Manifest,
+    path: Path,
+    samples: Sequence[NDArray[np.float32]] = (),
+) -> tuple[Manifest, Parity]:
+    """Write a network as ONNX with its manifest inside, after comparing both.
+
+    Args:
+        network: takes (N, 1, *space), gives logits (N, C, *space); moved to the CPU and put
+            into evaluation mode.
+        manifest: what the file will say of itself; its hash is filled in here.
+        path: of the ``.onnx`` file; written only when the comparison holds.
+        samples: real network inputs (N, 1, *space) to compare on, besides random ones.
+
+    Returns:
+        The manifest as embedded, and the comparison's figures.
+
+    Raises:
+        CorruptModel: the exported graph computes something else than the network.
+    """
+    network = network.cpu().float().eval()
+    model = _to_onnx(_with_exact_norms(network), manifest)
+    parity = compare(network, model, [*_random_inputs(manifest), *samples])
+    # Asked this way round, so that a difference that is no number is refused as well.
+    if not (parity.max_difference <= TOLERANCE and parity.agreement >= 0.9999):
+        raise CorruptModel(
+            f"The exported {manifest.name} differs from its network by {parity.max_difference:.2e} "
+            f"(agreement {parity.agreement:.5f}); do not use this export.",
+            max_difference=parity.max_difference,
+        )
+    return embed(model, manifest, path), parity
+
+
+def compare(
+    network: nn.Module, model: onnx.ModelProto, inputs: Sequence[NDArray[np.float32]]
+) -> Parity:
+    """Run both on the same inputs."""
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    differences, same, total = [], 0, 0
+    for value in inputs:
+        with torch.no_grad():
+            expected = network(torch.from_numpy(value)).numpy()
+        found = session.run(None, {session.get_inputs()[0].name: value})[0]
+        differences.append(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+        same += int(np.count_nonzero(_decisions(found) == _decisions(expected)))
+        total += _decisions(expected).size
+    return Parity(float(np.max(differences)), same / total)
+
+
+def _decisions(scores: NDArray[np.float32]) -> NDArray[np.generic]:
+    return scores > 0 if scores.shape[1] == 1 else scores.argmax(1)
+
+
+def _random_inputs(manifest: Manifest) -> list[NDArray[np.float32]]:
+    """Two sizes and two batches, so that a size frozen into the graph is found."""
+    rng = np.random.default_rng(0)
+    space = manifest.divisor[3 - manifest.dims :]
+    small = [max(d, -(-16 // d) * d) for d in space]
+    larger = [s + d for s, d in zip(small, space, strict=True)]
+    return [
+        rng.standard_normal((n, 1, *size)).astype(np.float32)
+        for n, size in ((1, small), (2, larger))
+    ]
+
+
+class _InstanceNorm(nn.Module):
+    """Instance norm whose means are taken one axis at a time.
+
+    ONNX Runtime sums all voxels of a channel into one float32. Over millions of them, much of it
+    air of one value, that is wrong by up to a hundredth of the largest logit at 96x160x160; a sum
+    of sums is not, for a few per cent of time.
+    """
+
+    def __init__(self, norm: nn.InstanceNorm2d | nn.InstanceNorm3d) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.eps, self.affine = norm.eps, norm.affine
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - _mean(x)
+        normal = centred * torch.rsqrt(_mean(centred * centred) + self.eps)
+        if not self.affine:
+            return normal
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        return normal * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+def _mean(x: Tensor) -> Tensor:
+    for axis in range(x.ndim - 1, 1, -1):
+        x = x.mean(axis, keepdim=True)
+    return x
+
+
+def _with_exact_norms(network: nn.Module) -> nn.Module:
+    """A copy that computes the same, in a way that ONNX Runtime computes well."""
+    network = copy.deepcopy(network)
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.InstanceNorm2d | nn.InstanceNorm3d):
+                setattr(parent, name, _InstanceNorm(child))
+    return network
+
+
+def _to_onnx(network: nn.Module, manifest: Manifest) -> onnx.ModelProto:
+    size = [2 * d for d in manifest.divisor[3 - manifest.dims :]]
+    example = torch.zeros((2, 1, *[max(s, 16) for s in size]))
+    free = dict.fromkeys((0, *range(2, example.ndim)), torch.export.Dim.DYNAMIC)
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            network,
+            (example,),
+            input_names=["image"],
+            output_names=["scores"],
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=(free,),
+            verbose=False,
+        )
+    if program is None:
+        raise CorruptModel(f"torch could not export {manifest.name}.")
+    with tempfile.TemporaryDirectory() as folder:
+        program.save(Path(folder) / "model.onnx", external_data=False)
+        return _stripped(onnx.load(Path(folder) / "model.onnx"))
+
+
+def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the stack traces torch leaves in every node: they hold paths of this machine."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    return model
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without the exporter's notes on packages it could do without."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,124 @@
+"""The manifest inside an ONNX file: written, read and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from imaging.errors import BadManifest, CorruptModel
+from models.manifest import METADATA_KEY, Manifest
+
+# Operators outside the standard domains could load native code into the server.
+_DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
+
+
+def embed(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Manifest:
+    """Write the graph with its manifest; returns the manifest with the weights' hash set."""
+    manifest = dataclasses.replace(manifest, weights_sha256=_graph_sha256(model))
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, manifest.to_json()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a file whose weights are the ones it was written with.
+
+    Raises:
+        CorruptModel: not an ONNX file, other weights than the manifest's hash, external data or
+            custom operators.
+        BadManifest: an ONNX file without a valid manifest.
+    """
+    try:
+        # The format is named, else onnx takes it from the file's name.
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
+        raise CorruptModel(
+            f"{Path(path).name} is no readable ONNX file ({type(error).__name__}); export it again."
+        ) from error
+    text = {p.key: p.value for p in model.metadata_props}.get(METADATA_KEY)
+    if text is None:
+        raise BadManifest(
+            f"{Path(path).name} carries no manifest; write it with `islet export`.",
+            key=METADATA_KEY,
+        )
+    manifest = Manifest.from_json(text)
+    _check_graph(model, Path(path).name)
+    found = _graph_sha256(model)
+    if found != manifest.weights_sha256:
+        raise CorruptModel(
+            f"{Path(path).name} holds weights {found[:12]}, its manifest says "
+            f"{str(manifest.weights_sha256)[:12]}; fetch or export it again.",
+            found=found,
+            expected=manifest.weights_sha256,
+        )
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a whole file, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _graph_sha256(model: onnx.ModelProto) -> str:
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _check_graph(model: onnx.ModelProto, name: str) -> None:
+    graphs = list(_graphs(model))
+    tensors = [t for g in graphs for t in _tensors(g)]
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors):
+        raise CorruptModel(f"{name} keeps weights outside the file; export it as one file.")
+    foreign = {n.domain for g in graphs for n in g.node} - _DOMAINS
+    if foreign:
+        raise CorruptModel(
+            f"{name} uses operators of {sorted(foreign)}; export with standard ones."
+        )
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    """Everything in a model that holds nodes: graphs, training graphs, functions, bodies."""
+    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    for training in model.training_info:
+        waiting += [training.initialization, training.algorithm]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for attribute in _attributes(graph):
+            # Every field is looked at, whatever the attribute says its type is.
+            waiting += attribute.graphs
+            if attribute.HasField("g"):
+                waiting.append(attribute.g)
+
+
+def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    if isinstance(graph, onnx.GraphProto):
+        yield from graph.initializer
+        yield from _dense(graph.sparse_initializer)
+    for attribute in _attributes(graph):
+        yield from (attribute.t, *attribute.tensors)
+        yield from _dense((attribute.sparse_tensor, *attribute.sparse_tensors))
+
+
+def _attributes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.AttributeProto]:
+    """The attributes of a graph's nodes, and a function's defaults."""
+    for node in graph.node:
+        yield from node.attribute
+    if isinstance(graph, onnx.FunctionProto):
+        yield from graph.attribute_proto
+
+
+def _dense(sparse: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)

@@ -1,0 +1,75 @@
+"""From scores to a clean label map on the model's grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from numpy.typing import NDArray
+
+from models.labels import STRUCTURES, structure
+from models.manifest import Cleanup, Manifest
+
+
+def label_values(manifest: Manifest) -> NDArray[np.uint8]:
+    """Label value of each channel of the network's output (0 for the background)."""
+    found = [structure(name).value for name in manifest.outputs]
+    return np.array(([0] if manifest.activation == "softmax" else []) + found, np.uint8)
+
+
+def decide(scores: NDArray[Any], manifest: Manifest) -> NDArray[np.uint8]:
+    """Label map (Z, Y, X) of scores (C, Z, Y, X).
+
+    Softmax models: the greatest channel; it is the same for logits and probabilities. Sigmoid
+    models give logits: a channel over 0 (probability 0.5) is in, and the last of several wins,
+    so a tumor's channel follows its organ's.
+    """
+    table = label_values(manifest)
+    if manifest.activation == "softmax":
+        return np.asarray(table[scores.argmax(axis=0)])
+    labels = np.zeros(scores.shape[1:], np.uint8)
+    for channel, value in enumerate(table):
+        labels[scores[channel] > 0] = value
+    return labels
+
+
+def clean(
+    labels: NDArray[np.uint8], steps: tuple[Cleanup, ...], voxel_ml: float
+) -> NDArray[np.uint8]:
+    """Apply the manifest's postprocessing to a label map (Z, Y, X); returns a new one.
+
+    Args:
+        labels: uint8 label map.
+        steps: what to do, in order; an organ's components are those of the organ with its lesions.
+        voxel_ml: volume of a voxel in millilitres.
+    """
+    result = labels.copy()
+    for step in steps:
+        value = structure(step.structure).value
+        own = result == value
+        # An organ's parts are counted and measured with its lesions' voxels: a tumor across a
+        # kidney must not make two kidneys of it. The lesions themselves have their own steps.
+        lesions = [s.value for s in STRUCTURES if s.parent == step.structure]
+        whole = own | np.isin(result, lesions) if lesions else own
+        result[_dropped(own, whole, step, voxel_ml)] = 0
+    return result
+
+
+def _dropped(
+    own: NDArray[np.bool_], whole: NDArray[np.bool_], step: Cleanup, voxel_ml: float
+) -> NDArray[np.bool_]:
+    """The voxels of ``own`` in the components of ``whole`` that a step does not keep."""
+    dropped = own.copy()
+    if not own.any():
+        return dropped
+    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(whole.astype(np.uint8)), True)
+    smallest = max(1, int(np.ceil(step.min_ml / voxel_ml)))
+    # Relabelled by size: component 1 is the largest, 0 what is too small.
+    ranked = sitk.GetArrayFromImage(sitk.RelabelComponent(parts, smallest, True))[own]
+    # A lesion that touches no voxel of the organ is none of its parts.
+    kept = np.unique(ranked[ranked > 0])
+    if step.keep_largest:
+        kept = kept[: step.keep_largest]
+    dropped[own] = ~np.isin(ranked, kept)
+    return dropped

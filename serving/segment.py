@@ -1,0 +1,166 @@
+"""The pipeline: files of a CT in; label map, masks and report out.
+
+The command line and the service both run :func:`segment` and send :func:`files`, so they give the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imaging.limits import DEFAULT_LIMITS, Limits
+from imaging.nifti import GZIP_MAGIC, is_nifti
+from imaging.read import read_volume
+from imaging.volume import Volume
+from imaging.writers.nifti import encode_nifti
+from models.labels import values
+from models.predict import Progress, predict
+from serving.engine import Engines, usable_cores
+from serving.options import Options
+from serving.report import report
+
+LABELS = "labels.nii.gz"
+REPORT = "report.json"
+
+
+class Stopwatch:
+    """Seconds by step, fed by the pipeline's progress calls.
+
+    Args:
+        progress: told what the stopwatch is told; raising in it stops the work.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+        self._last = time.perf_counter()
+        self._step = ""
+
+    def __call__(self, step: str, part: float) -> None:
+        """``part`` of ``step`` is done; the time since the last call went into it.
+
+        At ``part`` 0 the step begins, and that time went into the step before.
+        """
+        if self._progress is not None:
+            self._progress(step, part)
+        now = time.perf_counter()
+        charged = step if part > 0 else self._step
+        if charged:
+            self.seconds[charged] = self.seconds.get(charged, 0.0) + now - self._last
+        self._last, self._step = now, step
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What a CT gave.
+
+    Attributes:
+        labels: label map (Z, Y, X), uint8 values of ``models.labels``, on the input's grid.
+        masks: names of the masks that were asked for.
+        report: see ``serving.report``; its ``seconds`` grow until the files are written.
+        watch: the clock behind them.
+    """
+
+    labels: Volume
+    masks: tuple[str, ...]
+    report: dict[str, Any]
+    watch: Stopwatch
+
+    def mask(self, name: str) -> Volume:
+        """The named mask (Z, Y, X), uint8 0 and 1, on the input's grid; made when called."""
+        made = np.zeros(self.labels.array.shape, np.uint8)
+        box = self.report["masks"][name]["bounding_box"]
+        if box is not None:
+            # Outside the box nothing is read or written, so most of a mask costs no memory traffic.
+            inside = tuple(map(slice, box["start"], box["stop"]))
+            labels, wanted = self.labels.array[inside], made[inside].view(np.bool_)
+            for value in values(name):
+                wanted |= labels == value
+        return self.labels.with_array(made)
+
+
+def segment(
+    source: Path | Sequence[Path],
+    options: Options,
+    engines: Engines,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress | None = None,
+) -> Segmentation:
+    """Segment a CT.
+
+    The model and the parameters are checked before the CT is read.
+
+    Args:
+        source: what ``imaging.read.read_volume`` takes.
+        options: model, masks, series and device.
+        engines: loaded models over a store.
+        limits: on the input.
+        progress: told of every step; raising in it stops the work.
+
+    Raises:
+        BadParameter, ModelError, DeviceUnavailable: the request is at fault, or the store.
+        InputError: the CT is.
+    """
+    watch = Stopwatch(progress)
+    watch("load", 0.0)
+    model = engines.store.resolve(options.model)
+    masks = options.masks_of(model.manifest)
+    engine = engines.get(model, options.device)
+    watch("read", 0.0)
+    volume = read_volume(source, options.series, limits)
+    labels = predict(volume, model.manifest, engine, watch)
+    # The CT is not needed any more: what follows works on the label map alone.
+    del volume
+    notes = (*labels.warnings, *options.notes(model.manifest))
+    labels = Volume(np.ascontiguousarray(labels.array), labels.geometry, notes)
+    made = report(labels, model, masks, _origin(source), engine.device)
+    watch("report", 1.0)
+    return Segmentation(labels, masks, made, watch)
+
+
+def files(segmentation: Segmentation) -> Iterator[tuple[str, bytes]]:
+    """Every file of the result, by name: the label map, the masks, last the report.
+
+    Masks are made and packed in as many threads as there are cores; no more than that are in
+    memory at a time.
+    """
+    watch = segmentation.watch
+    watch("write", 0.0)
+    yield LABELS, encode_nifti(segmentation.labels)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        packed = pool.map(lambda name: encode_nifti(segmentation.mask(name)), segmentation.masks)
+        yield from zip((f"{name}.nii.gz" for name in segmentation.masks), packed, strict=True)
+    watch("write", 1.0)
+    yield REPORT, encode_report(segmentation)
+
+
+def encode_report(segmentation: Segmentation) -> bytes:
+    """The report with the seconds so far, as JSON."""
+    seconds = {step: round(s, 4) for step, s in segmentation.watch.seconds.items()}
+    seconds["total"] = round(sum(segmentation.watch.seconds.values()), 4)
+    whole = segmentation.report | {"seconds": seconds}
+    return (json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _origin(source: Path | Sequence[Path]) -> dict[str, Any]:
+    """Format by content, and bytes, of an input that was read."""
+    if isinstance(source, Path):
+        found = [p for p in source.rglob("*") if p.is_file()] if source.is_dir() else [source]
+    else:
+        found = list(source)
+    with found[0].open("rb") as file:
+        head = file.read(352)
+    kind = "dicom"
+    if head.startswith(b"PK"):
+        kind = "zip"
+    elif head.startswith(GZIP_MAGIC) or is_nifti(head):
+        kind = "nifti"
+    return {"format": kind, "bytes": sum(p.stat().st_size for p in found)}

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import stat
+import threading
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from imaging.errors import BadManifest, BadParameter, CorruptModel, ModelNotFound
+from models.store import Store, default_store
+from tests.models.manifests import manifest
+from tests.models.onnx_graphs import write
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write(tmp_path / "tiny.onnx")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", behind=())
+
+
+def test_versions_grow_and_live_follows(store: Store, tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        made = store.publish(write(tmp_path / "tiny.onnx", factor=version))
+        assert (made.version, made.reference) == (version, f"tiny@{version}")
+        assert store.resolve("tiny") == store.resolve("tiny@live") == made
+        assert store.resolve("tiny@") == made
+    assert store.versions("tiny") == [1, 2, 3]
+    assert len({store.resolve(f"tiny@{v}").sha256 for v in (1, 2, 3)}) == 3
+
+
+def test_aliases_move_and_versions_stay(store: Store, file: Path) -> None:
+    store.publish(file, aliases=("global",))
+    store.publish(file, aliases=("site-2", "live"))
+    assert store.aliases("tiny") == {"global": 1, "live": 2, "site-2": 2}
+    store.point("tiny", "live", 1)
+    assert store.resolve("tiny").version == 1
+    assert store.versions("tiny") == [1, 2]
+    with pytest.raises(ModelNotFound):
+        store.point("tiny", "live", 3)
+    assert store.resolve("tiny").version == 1
+
+
+def test_a_published_file_is_a_copy_that_others_can_read(store: Store, file: Path) -> None:
+    made = store.publish(file)
+    file.write_bytes(b"")
+    assert store.resolve("tiny").manifest.name == "tiny"
+    readable = stat.S_IROTH
+    assert made.path.stat().st_mode & readable
+    assert made.path.parent.stat().st_mode & readable
+    assert (store.root / "tiny" / "aliases" / "live").stat().st_mode & readable
+
+
+@pytest.mark.parametrize("alias", ["", "Live", "3", "../x", "a/b", "a" * 65, "a\n", ".a"])
+def test_an_alias_that_is_no_word_is_refused_before_anything_is_written(
+    store: Store, file: Path, alias: str
+) -> None:
+    with pytest.raises(BadParameter):
+        store.publish(file, aliases=("live", alias))
+    assert store.names() == []
+    store.publish(file)
+    with pytest.raises(BadParameter):
+        store.point("tiny", alias, 1)
+
+
+def test_a_broken_file_changes_nothing(store: Store, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    with pytest.raises((CorruptModel, BadManifest)):
+        store.publish(broken)
+    assert not store.root.exists()
+
+
+def test_a_stored_file_that_was_changed_is_refused(store: Store, file: Path) -> None:
+    made = store.publish(file)
+    made.path.write_bytes(made.path.read_bytes()[:-20])
+    with pytest.raises((CorruptModel, BadManifest)):
+        store.resolve("tiny")
+
+
+REFERENCES = [
+    "",
+    "@",
+    "@1",
+    "other",
+    "tiny@2",
+    "tiny@0",
+    "tiny@01",
+    "tiny@-1",
+    "tiny@1 ",
+    "tiny@" + "9" * 300,
+    "tiny@" + "9" * 5000,
+    "tiny@\u0661",
+    "tiny@other",
+    "tiny@1@live",
+    "tiny@../aliases/live",
+    "tiny@aliases",
+    "tiny/1",
+    "../outside",
+    "../outside@1",
+    "./tiny",
+    "tiny/../tiny",
+    "..",
+    ".",
+    "a/b",
+    "\0",
+    "tiny\0",
+    "tiny@\0",
+    "Tiny",
+    "t" * 5000,
+]
+
+
+@pytest.mark.parametrize("reference", REFERENCES, ids=lambda r: repr(r)[:30])
+def test_what_names_no_model_is_not_found(tmp_path: Path, file: Path, reference: str) -> None:
+    store = Store(tmp_path / "store", behind=())
+    store.publish(file)
+    # A model beside the root, which no reference may reach.
+    Store(tmp_path, behind=()).publish(write(tmp_path / "o.onnx", manifest(name="outside")))
+    with pytest.raises(ModelNotFound) as caught:
+        store.resolve(reference)
+    assert caught.value.details["known"] == ["tiny@live", "tiny@1"]
+    assert len(caught.value.message) < 500
+
+
+@pytest.mark.parametrize("how", ["../outside", "{root}/outside", "../store/../outside", "\0"])
+def test_no_name_leads_out_of_the_root(tmp_path: Path, how: str) -> None:
+    Store(tmp_path, behind=()).publish(write(tmp_path / "o.onnx", manifest(name="outside")))
+    store = Store(tmp_path / "store", behind=())
+    store.root.mkdir()
+    name = how.format(root=tmp_path)
+    assert store.versions(name) == []
+    assert store.aliases(name) == {}
+    for reference in (name, f"{name}@1", f"{name}@live"):
+        with pytest.raises(ModelNotFound):
+            store.resolve(reference)
+    with pytest.raises(ModelNotFound):
+        store.point(name, "live", 1)
+    assert list(store.root.iterdir()) == []
+
+
+@given(st.text(max_size=30))
+def test_any_reference_is_found_or_not(reference: str) -> None:
+    with pytest.raises(ModelNotFound):
+        Store(Path("/nonexistent"), behind=()).resolve(reference)
+
+
+def test_released_models_lie_behind_the_root(tmp_path: Path, file: Path) -> None:
+    Store(tmp_path / "released", behind=()).publish(file)
+    released = write(tmp_path / "s.onnx", manifest(name="starter"))
+    Store(tmp_path / "released", behind=()).publish(released)
+    store = Store(tmp_path / "own", behind=(tmp_path / "released",))
+    assert store.names() == ["starter", "tiny"]
+    assert store.resolve("tiny").path.is_relative_to(tmp_path / "released")
+    # An own version comes after the released one, in the writable root only.
+    assert store.publish(file).version == 2
+    assert store.versions("tiny") == [1, 2]
+    assert store.resolve("tiny").version == 2
+    assert Store(tmp_path / "released", behind=()).versions("tiny") == [1]
+    # And an alias of the root wins over the released one, also to go back.
+    store.point("tiny", "live", 1)
+    assert store.resolve("tiny").path.is_relative_to(tmp_path / "released")
+    assert Store(tmp_path / "released", behind=()).aliases("tiny") == {"live": 1}
+
+
+def test_what_lies_about_is_ignored(store: Store, file: Path) -> None:
+    store.publish(file)
+    folder = store.root / "tiny"
+    (folder / ".staging-dead").mkdir()
+    shutil.copy(file, folder / ".staging-dead" / "model.onnx")
+    (folder / "notes.txt").write_text("x")
+    (folder / "007").mkdir()
+    (folder / "\u0663").mkdir()
+    (folder / "aliases" / ".half").write_text("1")
+    (folder / "aliases" / "broken").write_text("one")
+    (folder / "aliases" / "gone").write_text("77\n")
+    (store.root / "empty").mkdir()
+    (store.root / ".hidden").mkdir()
+    (store.root / "file").write_text("x")
+    assert store.names() == ["tiny"]
+    assert store.versions("tiny") == [1]
+    assert store.aliases("tiny") == {"gone": 77, "live": 1}
+    with pytest.raises(ModelNotFound):
+        store.resolve("tiny@gone")
+    with pytest.raises(ModelNotFound):
+        store.resolve("tiny@broken")
+    # Half a version blocks no later one.
+    (folder / "2").mkdir()
+    (folder / "2" / "notes.txt").write_text("x")
+    assert store.publish(file).version == 3
+
+
+def test_an_empty_store_has_nothing(store: Store) -> None:
+    assert store.names() == []
+    with pytest.raises(ModelNotFound, match="none"):
+        store.resolve("tiny")
+
+
+def test_the_default_store_is_where_the_environment_says(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("ISLET_STORE", str(tmp_path / "here"))
+    assert default_store().root == tmp_path / "here"
+    monkeypatch.delenv("ISLET_STORE")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert default_store().root == tmp_path / ".islet" / "store"
+
+
+def _publish_some(root: Path, file: Path, count: int) -> None:
+    for _ in range(count):
+        Store(root, behind=()).publish(file)
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_publishers_at_once_lose_nothing(tmp_path: Path, file: Path, kind: str) -> None:
+    root = tmp_path / "store"
+    if kind == "threads":
+        workers: list = [
+            threading.Thread(target=_publish_some, args=(root, file, 5)) for _ in range(4)
+        ]
+    else:
+        start = multiprocessing.get_context("spawn").Process
+        workers = [start(target=_publish_some, args=(root, file, 5)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    store = Store(root, behind=())
+    assert store.versions("tiny") == list(range(1, 5 * len(workers) + 1))
+    assert store.resolve("tiny").version in store.versions("tiny")
+    assert {p.name for p in (root / "tiny").iterdir()} == {
+        "aliases",
+        *map(str, store.versions("tiny")),
+    }
+
+
+def test_readers_never_see_half_a_version(tmp_path: Path, file: Path) -> None:
+    root = tmp_path / "store"
+    store = Store(root, behind=())
+    store.publish(file)
+    publisher = threading.Thread(target=_publish_some, args=(root, file, 15))
+    publisher.start()
+    seen = []
+    while publisher.is_alive():
+        seen.append(store.resolve("tiny").version)
+    publisher.join()
+    assert seen == sorted(seen)
+    assert store.resolve("tiny").version == 16
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The store against two dictionaries."""
+
+    names = st.sampled_from(["tiny", "a", "b.2"])
+    aliases = st.sampled_from(["live", "global", "site-2"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(mkdtemp(prefix="islet-test-"))
+        self.store = Store(self.folder / "store", behind=())
+        self.versions: dict[str, list[float]] = {}
+        self.pointed: dict[tuple[str, str], int] = {}
+
+    @rule(name=names, factor=st.floats(0, 9), aliases=st.lists(aliases, max_size=2))
+    def publish(self, name: str, factor: float, aliases: list[str]) -> None:
+        file = write(self.folder / "x.onnx", manifest(name=name), factor)
+        made = self.store.publish(file, aliases)
+        self.versions.setdefault(name, []).append(factor)
+        assert made.version == len(self.versions[name])
+        self.pointed |= {(name, alias): made.version for alias in aliases}
+
+    @precondition(lambda self: self.versions)
+    @rule(name=names, alias=aliases, version=st.integers(0, 4))
+    def point(self, name: str, alias: str, version: int) -> None:
+        if 1 <= version <= len(self.versions.get(name, [])):
+            self.store.point(name, alias, version)
+            self.pointed[name, alias] = version
+        else:
+            with pytest.raises(ModelNotFound):
+                self.store.point(name, alias, version)
+
+    @rule()
+    def open_again(self) -> None:
+        self.store = Store(self.folder / "store", behind=())
+
+    @rule(name=names, alias=aliases)
+    def resolve(self, name: str, alias: str) -> None:
+        if (name, alias) not in self.pointed:
+            with pytest.raises(ModelNotFound):
+                self.store.resolve(f"{name}@{alias}")
+            return
+        made = self.store.resolve(f"{name}@{alias}")
+        assert made.version == self.pointed[name, alias]
+        write(self.folder / "x.onnx", manifest(name=name), self.versions[name][made.version - 1])
+        assert made.path.read_bytes() == (self.folder / "x.onnx").read_bytes()
+
+    @invariant()
+    def lists_agree(self) -> None:
+        assert self.store.names() == sorted(self.versions)
+        for name, made in self.versions.items():
+            assert self.store.versions(name) == list(range(1, len(made) + 1))
+            assert self.store.aliases(name) == {
+                alias: v for (n, alias), v in self.pointed.items() if n == name
+            }
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine.settings = settings(max_examples=15, stateful_step_count=15)

@@ -1,0 +1,186 @@
+"""The pipeline with tiny real models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imaging.errors import (
+    BadParameter,
+    Cancelled,
+    CorruptModel,
+    DeviceUnavailable,
+    ModelNotFound,
+)
+from imaging.read import read_volume
+from models.labels import values
+from models.store import Store
+from serving import engine as engine_module
+from serving.engine import Engine, Engines, usable_cores
+from serving.options import Options, split_masks
+from serving.segment import files, segment
+from tests.serving.tiny_model import boxes_ct, publish
+
+
+@pytest.mark.parametrize("model", ["starter", "flat"])
+def test_labels_are_the_known_ones_for_3d_and_2d_models(store: Store, ct: Path, model: str) -> None:
+    result = segment(ct, Options(model), Engines(store))
+    volume, truth = boxes_ct()
+    assert result.labels.array.dtype == np.uint8
+    np.testing.assert_array_equal(result.labels.array, truth)
+    assert result.labels.geometry.close_to(volume.geometry)
+
+
+def test_files_are_label_map_masks_and_report_on_the_inputs_grid(
+    store: Store, ct: Path, tmp_path: Path
+) -> None:
+    masks = ("tumor", "pancreas", "kidney")
+    made = dict(files(segment(ct, Options(masks=masks), Engines(store))))
+    _, truth = boxes_ct()
+    assert list(made) == ["labels.nii.gz", *(f"{m}.nii.gz" for m in masks), "report.json"]
+    for mask in masks:
+        path = tmp_path / f"{mask}.nii.gz"
+        path.write_bytes(made[path.name])
+        back = read_volume(path)
+        np.testing.assert_array_equal(back.array, np.isin(truth, values(mask)))
+        assert back.geometry.close_to(read_volume(ct).geometry)
+
+
+def test_the_report_says_which_model_and_what_was_not_looked_for(store: Store, ct: Path) -> None:
+    made = dict(files(segment(ct, Options(), Engines(store))))
+    report = json.loads(made["report.json"])
+    model = store.resolve("starter")
+    assert report["model"]["reference"] == "starter@1"
+    assert report["model"]["sha256"] == model.sha256
+    assert report["masks"]["tumor"]["structures"] == ["pancreas_tumor"]
+    assert report["masks"]["tumor"]["not_looked_for"] == ["kidney_tumor"]
+    assert report["masks"]["pancreas"]["voxels"] == 8 * 10 * 12
+    assert report["masks"]["kidney"]["touches_edge"] == ["inferior", "left"]
+    assert report["input"] == {
+        "format": "nifti",
+        "bytes": ct.stat().st_size,
+        "axes": "zyx",
+        "shape": [20, 40, 48],
+        "spacing_mm": [2.5, 0.8, 0.9],
+        "orientation": "LPS",
+    }
+    steps = {"load", "read", "preprocess", "network", "postprocess", "report", "write", "total"}
+    assert set(report["seconds"]) == steps
+
+
+def test_the_same_ct_gives_the_same_bytes(store: Store, ct: Path) -> None:
+    first, second = (dict(files(segment(ct, Options(), Engines(store)))) for _ in range(2))
+    del first["report.json"], second["report.json"]
+    assert first == second
+
+
+def test_a_mask_the_model_cannot_find_is_refused_before_the_ct_is_read(
+    store: Store, tmp_path: Path
+) -> None:
+    with pytest.raises(BadParameter, match=r"liver.*pancreas, pancreas_tumor, kidney"):
+        segment(tmp_path / "absent", Options(masks=("liver",)), Engines(store))
+
+
+def test_a_request_that_names_no_mask_gets_what_the_model_can_find(
+    store: Store, ct: Path, tmp_path: Path
+) -> None:
+    publish(store, tmp_path, "organs", centres={"background": -100.0, "kidney": 60.0})
+    publish(store, tmp_path, "other", centres={"background": -100.0, "liver": 60.0})
+    engines = Engines(store)
+    result = segment(ct, Options("organs"), engines)
+    assert result.masks == ("kidney",)
+    assert [w.split(" was ")[0] for w in result.report["warnings"]] == ["pancreas", "tumor"]
+    assert segment(ct, Options("other"), engines).masks == ("liver",)
+
+
+@pytest.mark.parametrize("masks", [("spine",), ("pancreas", "")])
+def test_an_unknown_mask_is_no_option(masks: tuple[str, ...]) -> None:
+    with pytest.raises(BadParameter, match="no structure"):
+        Options(masks=masks)
+
+
+def test_mask_names_come_with_commas_or_repeated() -> None:
+    assert split_masks(["kidney, tumor", "liver"]) == ("kidney", "tumor", "liver")
+    assert split_masks([]) == ()
+    assert Options(masks=("kidney", "tumor", "kidney")).masks == ("kidney", "tumor")
+
+
+def test_unknown_models_and_devices(store: Store, ct: Path) -> None:
+    with pytest.raises(ModelNotFound, match="starter@live"):
+        segment(ct, Options("monet"), Engines(store))
+    with pytest.raises(BadParameter, match="auto, cpu, cuda"):
+        Options(device="tpu")
+
+
+def test_cuda_where_there_is_none_is_refused_and_auto_takes_the_cpu(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        engine_module.ort, "get_available_providers", lambda: ["CPUExecutionProvider"]
+    )
+    model = store.resolve("starter")
+    with pytest.raises(DeviceUnavailable, match="cpu or auto"):
+        Engine(model, "cuda")
+    assert Engine(model, "auto").device == "cpu"
+
+
+def test_a_cuda_provider_that_does_not_start_is_no_cuda(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        engine_module.ort,
+        "get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    monkeypatch.setattr(engine_module, "_try_cuda", lambda data, threads: None)
+    assert Engine(store.resolve("starter"), "auto").device == "cpu"
+
+
+def test_other_bytes_than_those_hashed_do_not_run(store: Store) -> None:
+    model = store.resolve("starter")
+    model.path.write_bytes(model.path.read_bytes() + b"\0")
+    with pytest.raises(CorruptModel, match="changed"):
+        Engine(model)
+
+
+def test_engines_follow_an_alias_and_keep_few(store: Store, tmp_path: Path) -> None:
+    engines = Engines(store, keep=1)
+    first = engines.get(store.resolve("starter"), "cpu")
+    assert engines.get(store.resolve("starter"), "cpu") is first
+    publish(store, tmp_path, centres={"background": -100.0, "liver": 60.0})
+    second = engines.get(store.resolve("starter"), "cpu")
+    assert second is not first
+    assert engines.get(store.resolve("starter@1"), "cpu") is not first
+
+
+def test_raising_in_progress_stops_the_work(store: Store, ct: Path) -> None:
+    seen = []
+
+    def progress(step: str, part: float) -> None:
+        seen.append(step)
+        if step == "network":
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        segment(ct, Options(), Engines(store), progress=progress)
+    assert seen[-1] == "network"
+
+
+def test_cores_are_at_least_one() -> None:
+    assert usable_cores() >= 1
+
+
+def test_the_service_loads_no_torch() -> None:
+    code = (
+        "import sys, serving.service, serving.commands, serving.demo\n"
+        "bad = {'torch', 'monai', 'training', 'nvflare'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {bad}' if bad else 0)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60
+    )

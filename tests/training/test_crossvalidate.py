@@ -1,0 +1,49 @@
+"""Leave one out: every model without its case, and none trained twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import training.crossvalidate as module
+from imaging.errors import DataError
+from tests.training.tiny import flat, write_decathlon
+from training.crossvalidate import crossvalidate
+from training.datasets import open_dataset
+from training.runs import MODEL, describe
+
+PLAIN: dict[str, Any] = {"device": "cpu", "precision": "fp32", "quiet": True}
+
+
+def test_every_case_is_left_out_once_and_nothing_is_trained_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = flat(steps=2, patch=(1, 32, 32))
+    cases = open_dataset(write_decathlon(tmp_path / "data"))
+    asked: list[tuple[str, list[str]]] = []
+    honest = module.train_run
+
+    def watched(recipe: Any, others: Any, run: Path, **options: Any) -> Any:
+        asked.append((run.name, [case.name for case in others]))
+        return honest(recipe, others, run, **options)
+
+    monkeypatch.setattr(module, "train_run", watched)
+    out = tmp_path / "out"
+    scores = crossvalidate(recipe, cases, out, **PLAIN)
+    assert asked == [("blocks_0", ["blocks_1"]), ("blocks_1", ["blocks_0"])]
+    assert [(s.case, s.structure) for s in scores] == [
+        ("blocks_0", "kidney"),
+        ("blocks_1", "kidney"),
+    ]
+    assert describe(out / "blocks_0").provenance.data[0]["cases"] == 1
+
+    # Stopped before the second export: the first is scored, the second trained to its end.
+    (out / "blocks_1" / MODEL).unlink()
+    assert crossvalidate(recipe, cases, out, **PLAIN) == scores
+    assert asked[2:] == [("blocks_1", ["blocks_0"])]
+
+    with pytest.raises(DataError, match="other settings"):
+        crossvalidate(flat(steps=3, patch=(1, 32, 32)), cases, out, **PLAIN)
+    assert len(asked) == 3

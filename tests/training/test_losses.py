@@ -1,0 +1,196 @@
+"""Losses against numbers worked out by hand, and the promise that unknown is not background."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from training.losses import dice_loss, fold, marginal_dice_ce, marginal_log_probabilities
+
+OUTPUTS = ("pancreas", "pancreas_tumor", "kidney", "kidney_tumor", "liver")
+quick = settings(derandomize=True, deadline=None, max_examples=40)
+annotations = st.sets(st.sampled_from(OUTPUTS), min_size=1).map(sorted)
+
+
+def logits(seed: int, shape: tuple[int, ...] = (2, 6, 3, 4, 5)) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def targets(seed: int, shape: tuple[int, ...] = (2, 3, 4, 5)) -> torch.Tensor:
+    return torch.randint(0, 6, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("annotated", "expected"),
+    [
+        (OUTPUTS, [0, 1, 2, 3, 4, 5]),
+        (("pancreas", "kidney", "liver"), [0, 1, 1, 3, 3, 5]),
+        (("pancreas", "pancreas_tumor"), [0, 1, 2, 0, 0, 0]),
+        (("kidney_tumor",), [0, 0, 0, 0, 4, 0]),
+        (("spleen",), [0, 0, 0, 0, 0, 0]),
+        ((), [0, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_fold(annotated: tuple[str, ...], expected: list[int]) -> None:
+    assert fold(OUTPUTS, annotated).tolist() == expected
+
+
+def test_a_lesion_whose_organ_is_no_output_is_background_where_only_the_organ_is_known() -> None:
+    assert fold(("kidney_tumor",), ("kidney",)).tolist() == [0, 0]
+
+
+def test_marginal_probabilities_by_hand() -> None:
+    # Probabilities .1 .2 .3 .4; the second and third channel are seen as one, the last as nothing.
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4]).reshape(1, 4, 1)
+    found = marginal_log_probabilities(p.log(), torch.tensor([[0, 1, 1, 0]])).exp()
+    assert torch.allclose(found.flatten(), torch.tensor([0.5, 0.5, 0.0, 0.0]))
+
+
+def test_marginal_dice_ce_by_hand() -> None:
+    # Two voxels of P = (background, pancreas, liver); liver is unknown.
+    p = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.7, 0.1]]).T[None]
+    target = torch.tensor([[0, 1]])
+    folds = fold(("pancreas", "liver"), ("pancreas",))[None]
+    entropy = -(math.log(0.5 + 0.2) + math.log(0.7)) / 2
+    dice = (2 * 0.7 + 1) / (0.3 + 0.7 + 1 + 1)
+    found = marginal_dice_ce(p.log(), target, folds)
+    assert found.item() == pytest.approx(entropy + 1 - dice, abs=1e-6)
+
+
+def test_dice_is_per_sample_or_over_the_batch() -> None:
+    p = torch.tensor([[[0.1], [0.9]], [[0.6], [0.4]]])
+    target = torch.tensor([[1], [0]])
+    folds = torch.tensor([[0, 1], [0, 1]])
+    entropy = -(math.log(0.9) + math.log(0.6)) / 2
+    each = ((2 * 0.9 + 1) / (0.9 + 1 + 1) + 1 / (0.4 + 1)) / 2
+    together = (2 * 0.9 + 1) / (0.9 + 0.4 + 1 + 1)
+    assert marginal_dice_ce(p.log(), target, folds).item() == pytest.approx(entropy + 1 - each)
+    found = marginal_dice_ce(p.log(), target, folds, batch_dice=True).item()
+    assert found == pytest.approx(entropy + 1 - together)
+
+
+def test_batch_dice_counts_a_structure_only_in_the_cases_that_know_it() -> None:
+    knows = torch.tensor([[0, 1], [0, 0]])
+    p = torch.tensor([[[0.1], [0.9]], [[0.6], [0.4]]])
+    found = marginal_dice_ce(p.log(), torch.tensor([[1], [0]]), knows, batch_dice=True)
+    # The second case sees background and nothing else: entropy 0, no Dice.
+    expected = -math.log(0.9) / 2 + 1 - (2 * 0.9 + 1) / (0.9 + 1 + 1)
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+@quick
+@given(st.integers(0, 10**6))
+def test_with_everything_annotated_it_is_plain_dice_and_cross_entropy(seed: int) -> None:
+    x, t = logits(seed), targets(seed)
+    p = x.softmax(1)
+    truth = functional.one_hot(t, 6).movedim(-1, 1)
+    both, size = (p * truth).flatten(2).sum(2), (p + truth).flatten(2).sum(2)
+    dice = ((2 * both + 1) / (size + 1))[:, 1:].mean()
+    expected = functional.cross_entropy(x, t) + 1 - dice
+    found = marginal_dice_ce(x, t, torch.arange(6).expand(2, 6))
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@quick
+@given(st.integers(0, 10**6), annotations)
+def test_what_is_unknown_changes_nothing(seed: int, annotated: list[str]) -> None:
+    """Voxels may hold any structure that looks the same in the labels."""
+    folds = fold(OUTPUTS, annotated).expand(2, 6)
+    x, t = logits(seed), targets(seed)
+    alike = [torch.nonzero(folds[0] == folds[0, c]).flatten().tolist() for c in range(6)]
+    generator = torch.Generator().manual_seed(seed + 1)
+    swapped = t.clone()
+    for channel in range(6):
+        where = t == channel
+        pick = torch.randint(0, len(alike[channel]), (int(where.sum()),), generator=generator)
+        swapped[where] = torch.tensor(alike[channel])[pick]
+    first = marginal_dice_ce(x, t, folds)
+    assert marginal_dice_ce(x, swapped, folds).item() == first.item()
+
+
+@quick
+@given(st.integers(0, 10**6), annotations, st.booleans())
+def test_probability_may_move_among_channels_that_look_the_same(
+    seed: int, annotated: list[str], batch_dice: bool
+) -> None:
+    folds = fold(OUTPUTS, annotated)
+    x, t = logits(seed), targets(seed)
+    p = x.softmax(1)
+    moved = p.clone()
+    share = torch.rand(p.shape, generator=torch.Generator().manual_seed(seed)) + 0.01
+    for group in folds.unique().tolist():
+        members = torch.nonzero(folds == group).flatten()
+        total = p[:, members].sum(1, keepdim=True)
+        moved[:, members] = total * share[:, members] / share[:, members].sum(1, keepdim=True)
+    both = folds.expand(2, 6)
+    first = marginal_dice_ce(p.log(), t, both, batch_dice=batch_dice)
+    second = marginal_dice_ce(moved.log(), t, both, batch_dice=batch_dice)
+    assert second.item() == pytest.approx(first.item(), abs=1e-4)
+
+
+@quick
+@given(st.integers(0, 10**6))
+def test_an_unlabelled_voxel_pushes_background_and_unknown_alike(seed: int) -> None:
+    """Where the label says background, the unknown liver is not pushed towards background."""
+    folds = fold(OUTPUTS, ("pancreas",)).expand(2, 6)
+    x = logits(seed).requires_grad_()
+    marginal_dice_ce(x, torch.zeros(2, 3, 4, 5, dtype=torch.int64), folds).backward()
+    p = x.detach().softmax(1)
+    # Relative to its probability, every channel of a fold is moved by the same amount.
+    pull = x.grad / p
+    assert torch.allclose(pull[:, 5], pull[:, 0], rtol=1e-3, atol=1e-5)
+    assert torch.allclose(pull[:, 3], pull[:, 0], rtol=1e-3, atol=1e-5)
+    assert (x.grad[:, 5] <= 1e-9).all(), "an unknown structure is never pushed down there"
+    assert (x.grad[:, 1] >= -1e-9).all(), "the known one is"
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e30])
+@pytest.mark.parametrize("annotated", [OUTPUTS, ("pancreas", "kidney"), ("liver",)])
+def test_extreme_logits_give_finite_losses_and_gradients(
+    size: float, annotated: tuple[str, ...]
+) -> None:
+    x = (logits(0).sign() * size).requires_grad_()
+    loss = marginal_dice_ce(x, targets(0), fold(OUTPUTS, annotated).expand(2, 6))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(x.grad).all()
+
+
+def test_a_confidently_wrong_voxel_still_learns_through_a_fold() -> None:
+    # Background and liver fold together; both have a probability of 1e-35 or so.
+    x = torch.tensor([-80.0, 0.0, -81.0]).reshape(1, 3, 1).requires_grad_()
+    folds = fold(("pancreas", "liver"), ("pancreas",))[None]
+    loss = marginal_dice_ce(x, torch.tensor([[0]]), folds)
+    loss.backward()
+    assert loss.item() > 79
+    assert x.grad is not None
+    assert x.grad[0, 1, 0] > 0.9
+
+
+def test_bf16_logits_are_taken_in_full_precision() -> None:
+    x = logits(1).bfloat16()
+    folds = fold(OUTPUTS, ("pancreas", "kidney")).expand(2, 6)
+    found = marginal_dice_ce(x, targets(1), folds)
+    assert found.dtype == torch.float32
+    assert found.item() == marginal_dice_ce(x.float(), targets(1), folds).item()
+
+
+def test_nothing_annotated_costs_nothing() -> None:
+    x = logits(2).requires_grad_()
+    loss = marginal_dice_ce(x, targets(2), torch.zeros(2, 6, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert torch.allclose(x.grad, torch.zeros_like(x), atol=1e-6)
+
+
+def test_dice_loss_by_hand() -> None:
+    p, t = torch.tensor([[0.5, 0.25], [1.0, 0.0]]), torch.tensor([[1, 0], [1, 1]])
+    assert dice_loss(p, t).item() == pytest.approx(1 - (2 * 1.5 + 1) / (1.75 + 3 + 1))
+    assert dice_loss(torch.zeros(4), torch.zeros(4)).item() == 0
+    # Flattened over everything, not a mean over samples.
+    assert dice_loss(p, t).item() == pytest.approx(dice_loss(p.flatten(), t.flatten()).item())

@@ -1,0 +1,231 @@
+"""What a training step sees: the right voxels, the right channels, the same at every visit."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from imaging.errors import DataError
+from imaging.volume import Volume
+from models.labels import BY_NAME
+from models.manifest import Intensity, Sampling
+from tests.training.tiny import HU, cases, flat, grid, loaded, volumetric
+from training.cases import Loaded
+from training.recipe import Augment, Recipe
+from training.samples import Prepared, Sampler, channel_table, prepare
+
+PLAIN = Augment()
+
+
+def made(
+    hu: np.ndarray,
+    labels: np.ndarray,
+    recipe: Recipe,
+    annotated: tuple[str, ...] = ("pancreas", "kidney"),
+    phantom: bool = False,
+) -> Prepared:
+    where = grid(hu.shape)
+    case = Loaded("made", Volume(hu, where), Volume(labels, where), annotated)
+    return prepare(case, recipe, phantom)
+
+
+@pytest.mark.parametrize("recipe", [volumetric(batch=2), flat()])
+def test_a_step_is_the_same_whatever_came_before(recipe: Recipe) -> None:
+    fresh, used = (Sampler(cases(recipe), recipe) for _ in range(2))
+    for step in range(3):
+        used.batch(step)
+    for one, other in zip(fresh.batch(7), used.batch(7), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(fresh.batch(7)[0], fresh.batch(8)[0])
+    other_seed = Sampler(cases(recipe), dataclasses.replace(recipe, seed=11))
+    assert not torch.equal(fresh.batch(7)[0], other_seed.batch(7)[0])
+
+
+def test_shapes() -> None:
+    three = volumetric(batch=3)
+    images, targets, folds = Sampler(cases(three), three).batch(0)
+    assert images.shape == (3, 1, 16, 16, 16)
+    assert targets.shape == (3, 16, 16, 16)
+    assert folds.shape == (3, 3)
+    assert (images.dtype, targets.dtype, folds.dtype) == (
+        torch.float32,
+        torch.int64,
+        torch.int64,
+    )
+    images, targets, _ = Sampler(cases(flat()), flat()).batch(0)
+    assert images.shape == (2, 1, 16, 16)
+    assert targets.shape == (2, 16, 16)
+
+
+@pytest.mark.parametrize("patch", [(16, 16, 16), (48, 40, 56), (8, 64, 8)])
+def test_voxels_and_targets_belong_together_to_the_edges(patch: tuple[int, int, int]) -> None:
+    """Every voxel's HU tells its target, air beyond the case included."""
+    recipe = volumetric(augment=PLAIN, patch=patch, foreground=0.3)
+    labels = np.zeros((24, 28, 32), np.uint8)
+    labels[:4, :6, :8], labels[-5:, -6:, -9:] = 1, 3
+    hu = np.select([labels == 1, labels == 3], [100, 200], 0).astype(np.int16)
+    sampler = Sampler([made(hu, labels, recipe)], recipe)
+    air = 0
+    for step in range(12):
+        images, targets, _ = sampler.batch(step)
+        seen = (images[0, 0].numpy() + 1) * 200 - 160
+        expected = np.select([targets[0] == 1, targets[0] == 2], [100, 200], 0)
+        inside = seen > -150
+        assert np.allclose(seen[inside], expected[inside], atol=0.1)
+        assert not targets[0].numpy()[~inside].any()
+        air += int((~inside).sum())
+        if patch == (48, 40, 56):
+            # A patch larger than the case in every axis holds much air.
+            assert (~inside).mean() > 0.5
+    assert air > 0, "patches reach over the edge"
+
+
+def test_foreground_patches_are_centred_on_each_structure_in_turn() -> None:
+    recipe = volumetric(augment=PLAIN, foreground=1.0)
+    sampler = Sampler(cases(recipe, 1), recipe)
+    centres = [int(sampler.batch(step)[1][0, 8, 8, 8]) for step in range(40)]
+    assert 0 not in centres
+    assert 8 < centres.count(1) < 32
+
+
+def test_phantoms_have_their_share() -> None:
+    recipe = volumetric(augment=PLAIN, patch=(4, 4, 4), batch=50, phantom_share=0.25, phantoms=1)
+    zeros, labels = np.zeros((8, 8, 8), np.int16), np.ones((8, 8, 8), np.uint8)
+    real = made(zeros, labels, recipe)
+    phantom = made(zeros + 100, labels, recipe, phantom=True)
+    both = torch.cat(
+        [Sampler([real, phantom], recipe).batch(s)[0][:, 0, 2, 2, 2] for s in range(8)]
+    )
+    assert float((both > 0).float().mean()) == pytest.approx(0.25, abs=0.07)
+    alone = Sampler([phantom], recipe).batch(0)[0][:, 0, 2, 2, 2]
+    assert (alone > 0).all()
+    without = Sampler([real], recipe).batch(0)[0][:, 0, 2, 2, 2]
+    assert (without < 0).all()
+
+
+def test_a_slab_is_all_that_is_seen() -> None:
+    recipe = flat(augment=PLAIN, intensity=Intensity((0.0, 100.0)), batch=8)
+    hu = np.arange(40, dtype=np.int16)[:, None, None] * np.ones((1, 20, 20), np.int16)
+    labels = np.zeros(hu.shape, np.uint8)
+    labels[10:13, 4, 4] = BY_NAME["kidney"].value
+    # Another structure does not widen it.
+    labels[30, 4, 4] = BY_NAME["pancreas"].value
+    case = made(hu, labels, recipe)
+    assert case.slices == (8, 14)
+    seen = torch.cat([Sampler([case], recipe).batch(s)[0][:, 0, 8, 8] for s in range(15)])
+    assert set(torch.round(seen * 100).int().tolist()) == set(range(8, 15))
+
+
+def test_merged_labels_become_their_organ() -> None:
+    recipe = flat(outputs=("pancreas",), merge={"pancreas_tumor": "pancreas"}, augment=PLAIN)
+    labels = np.zeros((8, 20, 20), np.uint8)
+    labels[2:6, 2:9, 2:9], labels[3:5, 3:5, 3:5] = 1, 2
+    case = made(np.zeros(labels.shape, np.int16), labels, recipe, ("pancreas", "pancreas_tumor"))
+    assert set(np.unique(case.labels)) == {0, 1}
+    assert case.annotated == ("pancreas",)
+    assert np.count_nonzero(case.labels) == np.count_nonzero(labels)
+
+
+def test_a_merged_structure_alone_does_not_make_its_organ_known() -> None:
+    recipe = flat(outputs=("pancreas",), merge={"pancreas_tumor": "pancreas"})
+    labels = np.full((8, 20, 20), 2, np.uint8)
+    with pytest.raises(DataError, match="none of which tiny-flat learns"):
+        made(np.zeros(labels.shape, np.int16), labels, recipe, ("pancreas_tumor",))
+
+
+def test_every_sample_carries_the_fold_of_its_case() -> None:
+    recipe = volumetric(
+        outputs=("pancreas", "kidney", "kidney_tumor"), augment=PLAIN, batch=30, patch=(4, 4, 4)
+    )
+    labels = np.ones((8, 8, 8), np.uint8)
+    annotated: list[tuple[str, ...]] = [("pancreas",), ("kidney",), ("kidney", "kidney_tumor")]
+    sampler = Sampler(
+        [
+            made(np.full((8, 8, 8), 50 * i, np.int16), labels, recipe, names)
+            for i, names in enumerate(annotated)
+        ],
+        recipe,
+    )
+    images, _, folds = sampler.batch(0)
+    which = torch.round(((images[:, 0, 2, 2, 2] + 1) * 200 - 160) / 50).int().tolist()
+    assert set(which) == {0, 1, 2}
+    expected = [[0, 1, 0, 0], [0, 0, 2, 2], [0, 0, 2, 3]]
+    assert folds.tolist() == [expected[w] for w in which]
+
+
+def test_lesions_taken_as_absent_are_known_and_may_be_planted() -> None:
+    changes: dict[str, Any] = {
+        "outputs": ("pancreas", "kidney", "kidney_tumor"),
+        "lesion_free": ("kidney_tumor",),
+    }
+    recipe = volumetric(**changes)
+    free = prepare(loaded(annotated=("kidney",)), recipe)
+    assert (free.annotated, free.plantable) == (("kidney", "kidney_tumor"), ("kidney_tumor",))
+    labelled = prepare(loaded(annotated=("kidney", "kidney_tumor")), recipe)
+    assert labelled.plantable == ()
+    without_organ = prepare(loaded(annotated=("pancreas",)), recipe)
+    assert (without_organ.annotated, without_organ.plantable) == (("pancreas",), ())
+
+
+def test_planted_lesions_reach_the_targets() -> None:
+    recipe = volumetric(
+        outputs=("pancreas", "kidney", "kidney_cyst"),
+        lesion_free=("kidney_cyst",),
+        plant=1.0,
+        foreground=1.0,
+        augment=PLAIN,
+    )
+    labels = np.zeros((32, 32, 32), np.uint8)
+    labels[4:28, 4:28, 4:28] = BY_NAME["kidney"].value
+    hu = np.where(labels > 0, 180, -90).astype(np.int16)
+    case = made(hu, labels, recipe, ("kidney",))
+    seen = [Sampler([case], recipe).batch(step) for step in range(4)]
+    cysts = [targets == 3 for _, targets, _ in seen]
+    assert any(c.any() for c in cysts)
+    assert set(np.unique(case.labels)) == {0, 3}, "the case itself is left alone"
+    for (images, _, _), cyst in zip(seen, cysts, strict=True):
+        if cyst.sum() > 20:
+            assert images[:, 0][cyst].median() < (120 + 160) / 200 - 1
+
+
+def test_scan_scaling_is_the_whole_scans_whatever_the_patch() -> None:
+    """Serving scales by the scan's own extremes; a patch of fat alone must look the same there."""
+    recipe = flat(augment=PLAIN, batch=20)
+    labels = np.zeros((6, 40, 40), np.uint8)
+    labels[2, 20, 20] = BY_NAME["kidney"].value
+    hu = np.full(labels.shape, -100, np.int16)
+    hu[5, 0, 0], hu[5, 0, 1] = -1000, 120
+    images = Sampler([made(hu, labels, recipe)], recipe).batch(0)[0]
+    # Clipped, the scan runs from -150 to 120.
+    assert torch.allclose(images, torch.tensor((-100 + 150) / (120 + 150)), atol=1e-5)
+
+
+def test_a_case_with_nothing_to_learn_is_refused() -> None:
+    with pytest.raises(DataError, match=r"annotates \('liver',\), none of which tiny learns"):
+        prepare(loaded(annotated=("liver",)), volumetric())
+
+
+def test_no_case_is_refused() -> None:
+    with pytest.raises(DataError, match="no case to train on"):
+        Sampler([], volumetric())
+
+
+def test_channels_follow_the_outputs_order() -> None:
+    table = channel_table(volumetric(outputs=("kidney", "pancreas")))
+    assert table[BY_NAME["kidney"].value] == 1
+    assert table[BY_NAME["pancreas"].value] == 2
+    assert int(table.sum()) == 3
+
+
+def test_preparing_resamples_to_the_recipes_grid() -> None:
+    case = prepare(loaded(), volumetric(sampling=Sampling((2.0, 2.0, 2.0))))
+    assert case.spacing == (2.0, 2.0, 2.0)
+    assert case.hu.shape == case.labels.shape == (30, 35, 40)
+    inner = case.hu[case.labels == BY_NAME["kidney"].value]
+    assert np.median(inner) == pytest.approx(HU["kidney"], abs=10)
+    for name, voxels in case.centres.items():
+        assert (case.labels[tuple(voxels.T)] == BY_NAME[name].value).all()

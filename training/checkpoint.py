@@ -1,0 +1,59 @@
+"""A training's state on disk: whole or not at all, and never a pickle of code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imaging.errors import DataError
+
+LAST, BEST = "last.pt", "best.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a training needs to go on as if it had not stopped.
+
+    Attributes:
+        recipe: canonical JSON of the recipe.
+        step: steps done.
+        network, optimizer, schedule: state dictionaries.
+        best: best validation loss so far and the epoch it was reached in.
+        history: one entry an epoch.
+    """
+
+    recipe: str
+    step: int
+    network: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    best: tuple[float, int]
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint; the file under ``path`` is replaced in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        torch.save(dict(vars(checkpoint)), file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint; only tensors and plain values are unpickled.
+
+    Raises:
+        DataError: missing, cut short, or holding anything else.
+    """
+    try:
+        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path} is no readable checkpoint ({error}); train again.") from error

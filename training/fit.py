@@ -1,0 +1,268 @@
+"""The one training loop, for central training and, through its hook, for federated training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from imaging.errors import BadParameter, DataError, DeviceUnavailable
+from models import architectures
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.losses import dice_loss, marginal_dice_ce
+from training.recipe import Augment, Recipe
+from training.samples import Prepared, Sampler
+
+# Validation draws its patches beyond every training step, so that they are never trained on.
+_VALIDATION_STEP = 2**40
+_VALIDATION_BATCHES = 8
+
+# Called after every epoch with the entry that goes into the history; may raise to stop.
+Hook = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a training ends with: the network on the CPU and its history, an entry an epoch."""
+
+    network: nn.Module
+    history: list[dict[str, Any]]
+    steps: int
+
+
+def fit(
+    recipe: Recipe,
+    train: Sequence[Prepared],
+    out: Path,
+    *,
+    validation: Sequence[Prepared] = (),
+    resume: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    hook: Hook | None = None,
+    quiet: bool = False,
+) -> Fitted:
+    """Train a recipe's network.
+
+    Checkpoints go to ``out/last.pt`` after every epoch and, with a validation set, to
+    ``out/best.pt``; the history to ``out/history.jsonl``. A training that was stopped and resumed
+    ends, on a CPU, with the very weights of one that was not.
+
+    Args:
+        recipe: what to train.
+        train: cases on the recipe's grid.
+        out: folder of the run.
+        validation: cases to choose by; without them the last weights are the result.
+        resume: go on from ``out/last.pt`` where there is one.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto`` (bf16 autocast where the machine computes it natively), ``fp32``,
+            ``bf16``.
+        hook: told of every epoch.
+        quiet: no progress bar.
+
+    Raises:
+        DataError: a checkpoint of another recipe, or no case.
+        DeviceUnavailable: no such device here.
+    """
+    run = _Run(recipe, train, validation, out, pick_device(device), precision)
+    if resume and (out / checkpoint.LAST).exists():
+        run.restore(checkpoint.load(out / checkpoint.LAST))
+    else:
+        # The best of an earlier training must not pass for this one's.
+        (out / checkpoint.BEST).unlink(missing_ok=True)
+    with tqdm(total=recipe.steps, initial=run.step, disable=quiet, unit="step") as bar:
+        while run.step < recipe.steps and not run.exhausted():
+            entry = run.epoch(bar)
+            if hook:
+                hook(entry)
+    if validation and (out / checkpoint.BEST).exists():
+        run.network.load_state_dict(checkpoint.load(out / checkpoint.BEST).network)
+    return Fitted(run.network.cpu().eval(), run.history, run.step)
+
+
+def pick_device(device: str) -> torch.device:
+    """The named device; ``auto`` is CUDA where there is one.
+
+    Raises:
+        DeviceUnavailable: CUDA was asked for and is not there.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise BadParameter(f"device must be auto, cpu or cuda, not {device!r}.")
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise DeviceUnavailable(
+            "No CUDA device is available here; use --device cpu.", device=device
+        )
+    return torch.device("cuda" if there and device != "cpu" else "cpu")
+
+
+def initial_network(recipe: Recipe) -> nn.Module:
+    """The recipe's network with the weights its seed gives."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return architectures.build(recipe.architecture, recipe.channels, **recipe.options)
+
+
+class _Run:
+    """One training's moving parts."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        train: Sequence[Prepared],
+        validation: Sequence[Prepared],
+        out: Path,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        self.recipe, self.out, self.device = recipe, out, device
+        self.sampler = Sampler(train, recipe)
+        plain = dataclasses.replace(recipe, augment=Augment(), plant=0.0)
+        self.validation = Sampler(validation, plain) if validation else None
+        self.network = initial_network(recipe).to(device)
+        self.optimizer = _optimizer(recipe, self.network)
+        self.schedule = _schedule(recipe, self.optimizer)
+        self.autocast = _use_bf16(precision, device)
+        self.step = 0
+        self.best = (float("inf"), 0)
+        self.history: list[dict[str, Any]] = []
+
+    def exhausted(self) -> bool:
+        """Whether validation has not become better for the recipe's patience."""
+        waited = len(self.history) - self.best[1]
+        return bool(self.validation and self.recipe.patience and waited >= self.recipe.patience)
+
+    def epoch(self, bar: Any) -> dict[str, Any]:
+        """Train to the next epoch's end, validate, save; returns the history's entry."""
+        self.network.train()
+        end = min(self.recipe.steps, self.step + self.recipe.steps_per_epoch)
+        losses = []
+        while self.step < end:
+            losses.append(self._train_step())
+            bar.update()
+            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+        entry: dict[str, Any] = {
+            "epoch": len(self.history) + 1,
+            "step": self.step,
+            "loss": sum(losses) / len(losses),
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        if self.validation:
+            entry["validation_loss"] = self._validate()
+        self._judge(entry)
+        return entry
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from a checkpoint of the same recipe."""
+        if saved.recipe != self.recipe.to_json():
+            raise DataError(
+                f"{self.out} holds a training of other settings; resume with the same ones or name "
+                "another folder with --out."
+            )
+        self.network.load_state_dict(saved.network)
+        self.optimizer.load_state_dict(saved.optimizer)
+        self.schedule.load_state_dict(saved.schedule)
+        self.step, self.best, self.history = saved.step, saved.best, saved.history
+
+    def _train_step(self) -> float:
+        # Dropout draws from torch's own generator: seeded by step, it needs no state on disk.
+        torch.manual_seed((self.recipe.seed << 32) + self.step)
+        loss = self._loss(self.sampler, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(
+            self.network.parameters(), self.recipe.optimizer.clip or torch.inf
+        )
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise DataError(
+                f"The loss became {loss.item()} (gradient {norm.item()}) in step {self.step}; "
+                "lower the learning rate or check the data set."
+            )
+        self.optimizer.step()
+        if self.recipe.optimizer.schedule != "plateau":
+            self.schedule.step()
+        self.step += 1
+        return float(loss.item())
+
+    def _loss(self, sampler: Sampler, step: int) -> Tensor:
+        images, targets, folds = (t.to(self.device) for t in sampler.batch(step))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            logits = self.network(images)
+        if self.recipe.loss == "dice":
+            return dice_loss(torch.sigmoid(logits.float()[:, 0]), targets)
+        return marginal_dice_ce(logits, targets, folds, batch_dice=targets.ndim == 3)
+
+    def _validate(self) -> float:
+        assert self.validation is not None
+        self.network.eval()
+        with torch.no_grad():
+            losses = [
+                self._loss(self.validation, _VALIDATION_STEP + i)
+                for i in range(_VALIDATION_BATCHES)
+            ]
+        return float(torch.stack(losses).mean())
+
+    def _judge(self, entry: dict[str, Any]) -> None:
+        """Compare with the best so far, move the schedule, save."""
+        score = entry.get("validation_loss", entry["loss"])
+        better = score < self.best[0]
+        self.history.append(entry)
+        if better:
+            self.best = (score, len(self.history))
+        if self.recipe.optimizer.schedule == "plateau":
+            self.schedule.step(score)
+        state = self._checkpoint()
+        if better and self.validation:
+            checkpoint.save(state, self.out / checkpoint.BEST)
+        checkpoint.save(state, self.out / checkpoint.LAST)
+        lines = "".join(json.dumps(e) + "\n" for e in self.history)
+        (self.out / "history.jsonl").write_text(lines)
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            self.recipe.to_json(),
+            self.step,
+            self.network.state_dict(),
+            self.optimizer.state_dict(),
+            self.schedule.state_dict(),
+            self.best,
+            self.history,
+        )
+
+
+def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    settings, weights = recipe.optimizer, network.parameters()
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            weights, settings.lr, 0.99, weight_decay=settings.weight_decay, nesterov=True
+        )
+    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.NAdam
+    return kind(weights, settings.lr, weight_decay=settings.weight_decay)
+
+
+def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
+    settings, schedulers = recipe.optimizer, torch.optim.lr_scheduler
+    if settings.schedule == "cosine":
+        return schedulers.CosineAnnealingLR(optimizer, recipe.steps, settings.lr / 100)
+    if settings.schedule == "plateau":
+        # The paper: a tenth once the validation loss has stagnated for 2 epochs.
+        return schedulers.ReduceLROnPlateau(optimizer, factor=0.1, patience=1)
+    return schedulers.ConstantLR(optimizer, 1.0)
+
+
+def _use_bf16(precision: str, device: torch.device) -> bool:
+    if precision not in ("auto", "fp32", "bf16"):
+        raise BadParameter(f"precision must be auto, fp32 or bf16, not {precision!r}.")
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported())

@@ -1,0 +1,130 @@
+"""From a recipe and its trained network to the manifest and the ONNX file that serving loads."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from imaging.version import VERSION
+from models.architectures import ARCHITECTURES
+from models.export import Parity, export
+from models.manifest import Manifest, Provenance
+from models.predict import Scorer
+from models.preprocess import normalise
+from models.tiling import tile
+from training.cases import Case
+from training.recipe import Recipe
+from training.samples import Prepared
+
+
+def manifest_of(
+    recipe: Recipe, provenance: Provenance | None = None, scores: dict[str, Any] | None = None
+) -> Manifest:
+    """What a model made by a recipe says of itself."""
+    divisor = ARCHITECTURES[recipe.architecture].divisor
+    dims = ARCHITECTURES[recipe.architecture].dims
+    return Manifest(
+        name=recipe.name,
+        architecture=recipe.architecture,
+        sampling=recipe.sampling,
+        intensity=recipe.intensity,
+        dims=dims,
+        patch=inference_patch(recipe),
+        divisor=(1 if dims == 2 else divisor, divisor, divisor),
+        overlap=recipe.overlap,
+        activation=recipe.activation,
+        outputs=recipe.outputs,
+        cleanup=recipe.cleanup,
+        provenance=provenance or Provenance(recipe.name),
+        scores=scores or {},
+    )
+
+
+def inference_patch(recipe: Recipe) -> tuple[int, int, int]:
+    """The patch of serving: a 3D network takes at least 96x160x160, whatever it was trained on.
+
+    Larger patches cost no more per voxel and have fewer seams; they are bounded for memory.
+    """
+    z, y, x = recipe.patch
+    return (z, y, x) if z == 1 else (max(z, 96), max(y, 160), max(x, 160))
+
+
+def provenance_of(recipe: Recipe, cases: Sequence[Case], phantoms: int, steps: int) -> Provenance:
+    """Where a centrally trained model's weights come from."""
+    sets: dict[tuple[tuple[str, str], ...], int] = {}
+    for case in cases:
+        key = tuple(sorted(case.source.items()))
+        sets[key] = sets.get(key, 0) + 1
+    data = [{**dict(key), "cases": count} for key, count in sets.items()]
+    if phantoms:
+        data.append({"name": "procedural phantoms", "labels": "exact", "cases": phantoms})
+    return Provenance(
+        recipe=recipe.name,
+        data=tuple(data),
+        seed=recipe.seed,
+        steps=steps,
+        software={"islet": VERSION, "torch": torch.__version__, "monai": monai.__version__},
+        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+
+
+def export_recipe(
+    network: nn.Module,
+    recipe: Recipe,
+    provenance: Provenance,
+    path: Path,
+    real: Sequence[Prepared] = (),
+    scores: dict[str, Any] | None = None,
+) -> tuple[Manifest, Parity]:
+    """Export a recipe's network, compared with torch on random and on the real inputs given."""
+    manifest = manifest_of(recipe, provenance, scores)
+    samples = [_real_input(case, manifest) for case in real]
+    return export(network, manifest, path, samples)
+
+
+def torch_scorer(network: nn.Module, bf16: bool = False) -> Scorer:
+    """The network as ``models.predict`` wants it; it stays where it is (CPU or GPU)."""
+    network.eval()
+    device = next(network.parameters()).device
+
+    def score(patches: NDArray[np.float32]) -> NDArray[Any]:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            result: NDArray[Any] = (
+                network(torch.from_numpy(patches).to(device)).float().cpu().numpy()
+            )
+            return result
+
+    return score
+
+
+def onnx_scorer(path: Path) -> Scorer:
+    """An exported model on the CPU, as ``models.predict`` wants it."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def score(patches: NDArray[np.float32]) -> NDArray[Any]:
+        result: NDArray[Any] = session.run(None, {name: patches})[0]
+        return result
+
+    return score
+
+
+def _real_input(case: Prepared, manifest: Manifest) -> NDArray[np.float32]:
+    """One patch from the middle of a case, as the network sees it."""
+    image = normalise(case.hu, manifest.intensity)
+    tiling = tile(image.shape, manifest.patch, manifest.divisor, manifest.overlap)
+    image = np.pad(image, [(0, p - n) for p, n in zip(tiling.padded, image.shape, strict=True)])
+    start = [s[len(s) // 2] for s in tiling.starts]
+    if manifest.dims == 2:
+        start[0] = image.shape[0] // 2
+    patch = image[tuple(slice(s, s + n) for s, n in zip(start, tiling.patch, strict=True))]
+    return patch[None] if manifest.dims == 2 else patch[None, None]

@@ -1,0 +1,358 @@
+"""A procedural abdominal CT: endless training cases with exact labels, and no patient behind them.
+
+The anatomy (:mod:`training.phantom_anatomy`) is painted on a moderate isotropic grid and brought to
+a scanner's grid by its style: slice thickness and partial volume, kernel, noise, contrast phase,
+field of view. Everything follows from one seed. Needs numpy and SimpleITK only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from numpy.typing import NDArray
+
+from imaging.errors import BadParameter
+from imaging.geometry import Geometry
+from imaging.volume import Volume
+from imaging.writers.nifti import write_nifti
+from models.labels import BY_NAME, STRUCTURES
+from training.lesions import KINDS, Kind, Lesion, plant
+from training.phantom_anatomy import DRAWN, draw
+from training.phantom_canvas import AIR_HU, Canvas
+from training.phantom_patient import PHASES, Frame, Patient, sample_frame, sample_hu
+from training.shapes import F32
+
+DRAWING_STEP_MM = 2.0
+ANNOTATED: tuple[str, ...] = tuple(
+    s.name for s in STRUCTURES if s.name in DRAWN or s.parent in DRAWN
+)
+
+
+@dataclass(frozen=True)
+class SiteStyle:
+    """How one hospital scans.
+
+    Attributes:
+        name: of the style.
+        slice_mm: slice thickness and distance.
+        matrix: pixels along x and y.
+        field_of_view_mm: side of the square the matrix covers.
+        phase: ``none``, ``arterial``, ``portal`` or ``late``.
+        noise_hu: standard deviation of the noise.
+        kernel_mm: standard deviation of the blur in the slice; negative sharpens as much.
+        coverage_mm: length of the scan along z.
+        table: whether the table is in the picture.
+
+    Raises:
+        BadParameter: a value outside its range.
+    """
+
+    name: str
+    slice_mm: float
+    matrix: int = 512
+    field_of_view_mm: float = 400.0
+    phase: str = "portal"
+    noise_hu: float = 12.0
+    kernel_mm: float = 0.6
+    coverage_mm: float = 280.0
+    table: bool = True
+
+    def __post_init__(self) -> None:
+        if self.phase not in PHASES:
+            raise BadParameter(f"phase must be one of {', '.join(PHASES)}, not {self.phase!r}.")
+        positive = (self.slice_mm, self.matrix, self.field_of_view_mm, self.coverage_mm)
+        if min(positive) <= 0 or self.noise_hu < 0:
+            raise BadParameter(
+                f"Style {self.name!r} needs positive sizes and noise of at least 0: slice "
+                f"{self.slice_mm} mm, matrix {self.matrix}, field of view "
+                f"{self.field_of_view_mm} mm, coverage {self.coverage_mm} mm, noise "
+                f"{self.noise_hu} HU."
+            )
+
+
+STYLES: dict[str, SiteStyle] = {
+    style.name: style
+    for style in (
+        SiteStyle("a-thin-portal", 2.5, field_of_view_mm=390, noise_hu=14, kernel_mm=0.5),
+        SiteStyle("b-thick-portal", 5.0, field_of_view_mm=420, noise_hu=8, kernel_mm=1.0),
+        SiteStyle("c-noncontrast", 3.0, 512, 460, "none", 18, 0.8, 300),
+        SiteStyle("d-arterial-noisy", 1.5, 512, 380, "arterial", 30, 0.3, 240),
+        SiteStyle("e-late-sharp", 4.0, 512, 400, "late", 20, -0.6, 320, table=False),
+    )
+}
+
+
+def sample_style(rng: np.random.Generator) -> SiteStyle:
+    """A random style, wider than the named ones."""
+    return SiteStyle(
+        "random",
+        slice_mm=round(float(rng.choice([1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0])), 2),
+        field_of_view_mm=float(rng.uniform(340, 480)),
+        phase=str(rng.choice(PHASES, p=[0.2, 0.2, 0.45, 0.15])),
+        noise_hu=float(rng.uniform(5, 30)),
+        kernel_mm=float(rng.uniform(-0.6, 1.2)),
+        coverage_mm=float(rng.uniform(180, 340)),
+        table=bool(rng.random() < 0.7),
+    )
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One made case.
+
+    Attributes:
+        volume: HU, int16.
+        labels: uint8, values of ``models.labels``, on the same grid.
+        annotated: the structures that are labelled wherever they are in view.
+        lesions: planted ones, centres in voxel indices of the volume.
+    """
+
+    volume: Volume
+    labels: Volume
+    annotated: tuple[str, ...]
+    lesions: tuple[Lesion, ...]
+
+
+def make_phantom(
+    seed: int,
+    style: SiteStyle | str | None = None,
+    *,
+    tumors: bool | None = None,
+    shape: tuple[int, int, int] | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
+) -> Phantom:
+    """A random abdomen as one scanner sees it; the same arguments give the same voxels.
+
+    Args:
+        seed: of everything random.
+        style: a style, the name of one of ``STYLES``, or ``None`` for a random one.
+        tumors: whether lesions grow in pancreas and kidneys; ``None`` leaves it to chance.
+        shape: (Z, Y, X) instead of the style's.
+        spacing_mm: (z, y, x) instead of the style's. With ``shape`` alone the style's extent is
+            kept and the spacing follows.
+
+    Raises:
+        BadParameter: no such style, or a grid under 8 voxels a side.
+    """
+    rng = np.random.default_rng(seed)
+    if isinstance(style, str):
+        if style not in STYLES:
+            raise BadParameter(
+                f"There is no style {style[:64]!r}; choose from {', '.join(STYLES)}."
+            )
+        style = STYLES[style]
+    style = sample_style(rng) if style is None else style
+    frame = sample_frame(rng)
+    grid = _grid(style, frame, rng, shape, spacing_mm)
+    step = max(DRAWING_STEP_MM, grid.spacing[1])
+    corners = grid.corners()[:, ::-1]
+    lo, hi = corners.min(0), corners.max(0)
+    canvas = _canvas(rng, frame, lo, hi, step)
+    draw(Patient.admit(canvas, frame, sample_hu(rng, style.phase), rng))
+    hu, labels, lesions = _grow(canvas, rng, _kinds(rng, tumors))
+    if style.table:
+        _table(canvas, hu, frame)
+    volume = Volume(_scan(hu, canvas, grid, style, rng), grid)
+    found = Volume(_labels(labels, canvas, grid), grid)
+    return Phantom(volume, found, ANNOTATED, _onto(lesions, canvas, grid))
+
+
+def write_set(
+    out: Path,
+    cases: int,
+    seed: int,
+    style: SiteStyle | str | None = None,
+    *,
+    shape: tuple[int, int, int] | None = None,
+) -> None:
+    """Write a labelled data set in the Medical Segmentation Decathlon's layout.
+
+    ``dataset.json`` beside ``imagesTr/`` and ``labelsTr/`` (.nii.gz); its key ``islet_annotated``
+    lists the annotated structures.
+
+    Args:
+        out: folder, made where missing.
+        cases: how many.
+        seed: of the set; sets of different seeds share no case.
+        style, shape: as in :func:`make_phantom`.
+
+    Raises:
+        BadParameter: fewer than one case, or what :func:`make_phantom` refuses.
+    """
+    if cases < 1:
+        raise BadParameter(f"A set needs at least one case, not {cases}.", cases=cases)
+    for folder in ("imagesTr", "labelsTr"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    pairs = []
+    for index, case_seed in enumerate(np.random.SeedSequence(seed).generate_state(cases)):
+        phantom = make_phantom(int(case_seed), style, shape=shape)
+        name = f"phantom_{index:03d}.nii.gz"
+        write_nifti(phantom.volume, out / "imagesTr" / name)
+        write_nifti(phantom.labels, out / "labelsTr" / name)
+        pairs.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+    meta = {
+        "name": "islet phantoms",
+        "licence": "Apache-2.0",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", **{str(BY_NAME[n].value): n for n in ANNOTATED}},
+        "numTraining": cases,
+        "training": pairs,
+        "islet_annotated": list(ANNOTATED),
+        "islet_label_kind": "exact",
+    }
+    (out / "dataset.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+
+
+def _grid(
+    style: SiteStyle,
+    frame: Frame,
+    rng: np.random.Generator,
+    shape: tuple[int, int, int] | None,
+    spacing_mm: tuple[float, float, float] | None,
+) -> Geometry:
+    """The scan's grid: around the patient's middle, along z somewhere about the kidneys."""
+    pixel = style.field_of_view_mm / style.matrix
+    extent = np.array([style.coverage_mm, style.field_of_view_mm, style.field_of_view_mm])
+    spacing = np.array(spacing_mm or (style.slice_mm, pixel, pixel), dtype=float)
+    if spacing.min() <= 0:
+        raise BadParameter(f"Spacing {tuple(spacing.tolist())} mm must be positive.")
+    if shape is None:
+        shape = tuple(np.maximum(np.round(extent / spacing), 1).astype(int).tolist())
+    elif spacing_mm is None:
+        spacing = extent / np.asarray(shape)
+    if min(shape) < 8:
+        raise BadParameter(f"A phantom needs at least 8 voxels a side, not {tuple(shape)}.")
+    front, back, _ = frame.reach
+    centre = np.array(
+        [rng.uniform(-10, 30), (front + back) / 2 + rng.uniform(-12, 12), rng.uniform(-14, 14)]
+    )
+    first = centre - (np.asarray(shape) - 1) / 2 * spacing
+    # Array axes (z, y, x) run along LPS axes (2, 1, 0).
+    return Geometry(
+        shape, tuple(spacing.tolist()), tuple(first[::-1].tolist()), np.eye(3)[:, ::-1].copy()
+    )
+
+
+def _canvas(
+    rng: np.random.Generator,
+    frame: Frame,
+    lo: NDArray[np.float64],
+    hi: NDArray[np.float64],
+    step: float,
+) -> Canvas:
+    """A canvas over the part of the grid that the patient can fill."""
+    front, back, flank = frame.reach
+    lo = np.maximum(lo - 2 * step, (-np.inf, front - 25, -flank - 25))
+    hi = np.minimum(hi + 2 * step, (np.inf, back + 45, flank + 25))
+    return Canvas.blank(rng, tuple(lo.tolist()), tuple(hi.tolist()), step, rng.uniform(2, 7))
+
+
+def _kinds(rng: np.random.Generator, tumors: bool | None) -> list[Kind]:
+    """Which lesions grow: at least one, none, or each by chance."""
+    if tumors is None:
+        return [kind for kind in KINDS if rng.random() < 0.4]
+    if not tumors:
+        return []
+    return [kind for kind in KINDS if rng.random() < 0.5] or [KINDS[int(rng.integers(3))]]
+
+
+def _grow(
+    canvas: Canvas, rng: np.random.Generator, kinds: list[Kind]
+) -> tuple[F32, NDArray[np.uint8], list[Lesion]]:
+    """HU, labels and lesions (centres in voxels of the canvas) after planting."""
+    hu, labels, found = canvas.hu, canvas.labels, []
+    step = canvas.step_mm
+    for kind in kinds:
+        hu, labels, lesion = plant(hu, labels, (step, step, step), kind, rng)
+        if lesion is not None:
+            found.append(lesion)
+    return hu, labels, found
+
+
+def _table(canvas: Canvas, hu: F32, frame: Frame) -> None:
+    """A curved table top under the back, in place."""
+    back = frame.reach[1] + 6
+    y = canvas.y[None, :, None] - back - 8 + (canvas.x[None, None, :] / 60) ** 2 * 2
+    sheet = np.clip(1.5 - np.abs(np.abs(y - 6) - 6) / canvas.step_mm, 0, 1)
+    filled = np.where(np.abs(y - 6) < 6, -940.0, AIR_HU) * (1 - sheet) + sheet * -40.0
+    np.copyto(hu, filled.astype(np.float32), where=(hu < -900) & (filled > AIR_HU))
+
+
+def _image(array: NDArray[np.generic], canvas: Canvas) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((canvas.step_mm,) * 3)
+    image.SetOrigin([float(c[0]) for c in (canvas.x, canvas.y, canvas.z)])
+    return image
+
+
+def _onto_grid(image: sitk.Image, grid: Geometry, interpolator: int, default: float) -> sitk.Image:
+    z, y, x = grid.shape
+    sz, sy, sx = grid.spacing
+    return sitk.Resample(
+        image,
+        (x, y, z),
+        sitk.Transform(),
+        interpolator,
+        grid.origin,
+        (sx, sy, sz),
+        (1, 0, 0, 0, 1, 0, 0, 0, 1),
+        default,
+        image.GetPixelID(),
+    )
+
+
+def _scan(
+    hu: F32, canvas: Canvas, grid: Geometry, style: SiteStyle, rng: np.random.Generator
+) -> NDArray[np.int16]:
+    """HU on the scanner's grid: partial volume along z, kernel in the slice, correlated noise."""
+    image = _image(hu, canvas)
+    # A slice averages over its thickness; a Gaussian of the same variance stands for the box.
+    along = grid.spacing[0] / np.sqrt(12)
+    across = max(style.kernel_mm, grid.spacing[1] / np.sqrt(12))
+    for direction, sigma in enumerate((across, across, along)):
+        if sigma > 0.25 * canvas.step_mm:
+            image = sitk.RecursiveGaussian(image, sigma, direction=direction)
+    image = _onto_grid(image, grid, sitk.sitkLinear, AIR_HU)
+    seen: F32 = sitk.GetArrayFromImage(image)
+    if style.kernel_mm < 0:
+        seen += 0.8 * (seen - _blurred(seen, grid, -style.kernel_mm + 0.5))
+    seen += _noise(grid, style, rng)
+    return np.clip(np.rint(seen), -1024, 3071).astype(np.int16)
+
+
+def _blurred(array: F32, grid: Geometry, sigma_mm: float) -> F32:
+    """Blur (Z, Y, X) in the slice."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(grid.spacing[::-1])
+    for direction in (0, 1):
+        image = sitk.RecursiveGaussian(image, sigma_mm, direction=direction)
+    return np.asarray(sitk.GetArrayFromImage(image), dtype=np.float32)
+
+
+def _noise(grid: Geometry, style: SiteStyle, rng: np.random.Generator) -> F32:
+    """Noise of the style's strength, its grain as wide as the kernel."""
+    noise = rng.standard_normal(grid.shape, dtype=np.float32)
+    grain = 0.5 + max(style.kernel_mm, 0) * 0.6
+    if grain > 0.3 * grid.spacing[1]:
+        noise = _blurred(noise, grid, grain)
+    return noise * np.float32(style.noise_hu / max(float(noise.std()), 1e-6))
+
+
+def _labels(labels: NDArray[np.uint8], canvas: Canvas, grid: Geometry) -> NDArray[np.uint8]:
+    image = _onto_grid(_image(labels, canvas), grid, sitk.sitkLabelLinear, 0)
+    return np.asarray(sitk.GetArrayFromImage(image), dtype=np.uint8)
+
+
+def _onto(lesions: list[Lesion], canvas: Canvas, grid: Geometry) -> tuple[Lesion, ...]:
+    """Lesions with their centres in voxels of ``grid`` instead of the canvas."""
+    first = np.array([canvas.x[0], canvas.y[0], canvas.z[0]])
+    moved = []
+    for lesion in lesions:
+        world = first + np.asarray(lesion.centre)[::-1] * canvas.step_mm
+        z, y, x = grid.to_index(world).tolist()
+        moved.append(replace(lesion, centre=(z, y, x)))
+    return tuple(moved)

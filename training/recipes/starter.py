@@ -1,0 +1,81 @@
+"""The starter: pancreas, kidneys, liver, spleen and lesions from a handful of public CTs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from models.manifest import Cleanup, Intensity, Sampling
+from training.recipe import Augment, Optimizer, Recipe
+
+_OUTPUTS = (
+    "pancreas",
+    "pancreas_tumor",
+    "kidney",
+    "kidney_tumor",
+    "kidney_cyst",
+    "liver",
+    "spleen",
+)
+_LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst")
+
+
+def starter() -> Recipe:
+    """A small 3D U-Net at 2.5 mm, in one or few passes over an abdomen.
+
+    Contrast, noise and shape vary far beyond the few real CTs, so that one of another phase or
+    scanner is no surprise; lesions come from phantoms and from planting (the real CTs have no
+    lesion labels and are taken as free of them).
+    """
+    return Recipe(
+        name="starter",
+        architecture="dynunet",
+        options={"filters": [16, 32, 64, 128]},
+        outputs=_OUTPUTS,
+        sampling=Sampling((2.5, 2.5, 2.5)),
+        intensity=Intensity((-160.0, 240.0), "signed"),
+        patch=(80, 96, 96),
+        overlap=0.25,
+        cleanup=(
+            Cleanup("pancreas", keep_largest=1),
+            Cleanup("liver", keep_largest=1),
+            Cleanup("spleen", keep_largest=1),
+            Cleanup("kidney", keep_largest=2, min_ml=5.0),
+            Cleanup("kidney_tumor", min_ml=0.5),
+            Cleanup("kidney_cyst", min_ml=0.5),
+            Cleanup("pancreas_tumor", min_ml=0.5),
+        ),
+        steps=1500,
+        batch=1,
+        optimizer=Optimizer("adamw", 1e-3, "cosine", weight_decay=1e-4, clip=1.0),
+        augment=Augment(
+            rotate_deg=(15.0, 10.0, 10.0),
+            scale=(0.8, 1.25),
+            shift=0.1,
+            contrast=(0.05, 1.3),
+            organ_hu=20.0,
+            noise_hu=25.0,
+            blur_mm=2.0,
+            offset_hu=10.0,
+        ),
+        foreground=0.7,
+        phantoms=24,
+        phantom_share=0.25,
+        plant=0.3,
+        lesion_free=_LESIONS,
+    )
+
+
+def starter_monet() -> Recipe:
+    """MoNet with the starter's structures at 1.5 mm in the slice, for the smallest machines."""
+    return dataclasses.replace(
+        starter(),
+        name="starter-monet",
+        architecture="monet",
+        options={},
+        sampling=Sampling((3.0, 1.5, 1.5)),
+        patch=(1, 256, 256),
+        overlap=0.25,
+        batch=8,
+        steps=1500,
+        augment=dataclasses.replace(starter().augment, rotate_deg=(15.0, 0.0, 0.0)),
+    )
