@@ -31,6 +31,8 @@ CT_CLASSES = frozenset(
 
 # 128 bytes of preamble and "DICM".
 _PREFIX_END = 132
+# The element that holds the length of group 2.
+_GROUP_LENGTH_BYTES = 12
 # Values above this stay in the file until they are asked for, so headers alone fill the memory.
 _DEFER_BYTES = 65536
 
@@ -213,7 +215,12 @@ def _file_meta(path: Path) -> tuple[Dataset, int]:
     with path.open("rb") as file:
         file.seek(_PREFIX_END)
         meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
-        return meta, file.tell()
+        start = file.tell()
+        # A value that the end of the file cut off is parsed all the same; its length tells.
+        announced = meta.get("FileMetaInformationGroupLength")
+        if announced is not None and start < _PREFIX_END + _GROUP_LENGTH_BYTES + int(announced):
+            raise EOFError("the file meta information is shorter than it says")
+        return meta, start
 
 
 def _bound_inflation(path: Path, start: int, number: int, limits: Limits) -> None:
@@ -234,7 +241,10 @@ def _bound_inflation(path: Path, start: int, number: int, limits: Limits) -> Non
 
 def _image(header: Dataset, number: int) -> Image:
     meta = header.file_meta
-    sop_class = str(header.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
+    named = str(meta.get("MediaStorageSOPClassUID") or "")
+    sop_class = str(header.get("SOPClassUID") or named)
+    if sop_class != named and named.startswith(sop_class):
+        sop_class = ""  # cut off within its value
     is_ct = sop_class in CT_CLASSES
     needed = ("SeriesInstanceUID", "Rows", "Columns", "PixelData") if is_ct else ()
     lacking = [name for name in needed if name not in header]

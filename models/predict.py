@@ -125,6 +125,10 @@ def _scores(patches: NDArray[np.float32], manifest: Manifest, scorer: Scorer) ->
             f"{manifest.name} gave scores of shape {scores.shape} where its manifest promises "
             f"{wanted}; export it again."
         )
+    if not np.isfinite(scores).all():
+        raise CorruptModel(
+            f"{manifest.name} gave scores that are not finite; use another version of it."
+        )
     return scores
 
 
