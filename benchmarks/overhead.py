@@ -88,8 +88,8 @@ def _floor(ct: Path, folder: Path) -> float:
     start = time.perf_counter()
     volume = read_volume(ct)
     labels = np.zeros(volume.array.shape, np.uint8)
-    middle = tuple(slice(n // 3, 2 * n // 3) for n in labels.shape)
-    labels[middle] = 1
+    z, y, x = labels.shape
+    labels[z // 3 : 2 * z // 3, y // 3 : 2 * y // 3, x // 3 : 2 * x // 3] = 1
     (folder / "floor.nii.gz").write_bytes(encode_nifti(volume.with_array(labels)))
     return time.perf_counter() - start
 
