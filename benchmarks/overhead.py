@@ -88,7 +88,7 @@ def _floor(ct: Path, folder: Path) -> float:
     start = time.perf_counter()
     volume = read_volume(ct)
     labels = np.zeros(volume.array.shape, np.uint8)
-    z, y, x = labels.shape
+    z, y, x = volume.geometry.shape
     labels[z // 3 : 2 * z // 3, y // 3 : 2 * y // 3, x // 3 : 2 * x // 3] = 1
     (folder / "floor.nii.gz").write_bytes(encode_nifti(volume.with_array(labels)))
     return time.perf_counter() - start
