@@ -65,10 +65,10 @@ def marginal_dice_ce(
     shape = target.shape
     seen = folds.gather(1, target.reshape(len(target), -1)).reshape(shape)
     entropy = functional.nll_loss(log_p, seen)
-    dice, visible = _soft_dice(log_p.exp(), seen, folds, smooth, batch_dice)
-    if not visible.any():
+    dice, counts = _soft_dice(log_p.exp(), seen, folds, smooth, batch_dice)
+    if not counts.any():
         return entropy
-    return entropy + (1 - dice[visible]).mean()
+    return entropy + (1 - dice[counts]).mean()
 
 
 def dice_loss(probabilities: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
@@ -85,15 +85,21 @@ def dice_loss(probabilities: Tensor, target: Tensor, smooth: float = 1.0) -> Ten
 def _soft_dice(
     p: Tensor, target: Tensor, folds: Tensor, smooth: float, batch: bool
 ) -> tuple[Tensor, Tensor]:
-    """Dice (N, C - 1) or (C - 1,) of the foreground, and which of them labels can speak of."""
+    """Dice (N, C - 1) or (C - 1,) of the foreground, and which of them count.
+
+    A structure counts where the labels can speak of it and it is in the sample. One that is absent
+    is left to cross-entropy: its Dice would be near 0 as soon as a single voxel is predicted, and
+    rare lesions would make up most of the gradient.
+    """
     channels = p.shape[1]
     flat = p.flatten(2)
     truth = functional.one_hot(target.flatten(1), channels).movedim(2, 1).to(flat.dtype)
     both = (flat * truth).sum(2)
     size = flat.sum(2) + truth.sum(2)
     visible = folds == torch.arange(channels, device=folds.device)
+    counts = visible & (truth.sum(2) > 0)
     if batch:
         both, size = (both * visible).sum(0), (size * visible).sum(0)
-        visible = visible.any(0)
+        counts = counts.any(0)
     dice = (2 * both + smooth) / (size + smooth)
-    return dice[..., 1:], visible[..., 1:]
+    return dice[..., 1:], counts[..., 1:]
