@@ -9,7 +9,9 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
+from imaging.blocks import block_means, block_sizes
 from imaging.geometry import Float, Geometry
+from imaging.threads import spread
 from imaging.volume import Volume
 
 # Cosine between axes that still count as parallel: the far corner of a 500 mm volume moves by
@@ -40,14 +42,20 @@ def resample_linear(volume: Volume, grid: Geometry, fill: float) -> Volume:
         grid: where values are wanted.
         fill: outside of the volume.
     """
-    blocks = _blocks(volume.geometry, grid)
-    array, geometry = _average(volume.array, volume.geometry, blocks)
-    resampler = _resampler(geometry, grid, sitk.sitkLinear, fill)
-    # SimpleITK cuts off the decimals of integers, which would darken every CT by half a unit.
-    resampler.SetOutputPixelType(sitk.sitkFloat32)
-    result = sitk.GetArrayFromImage(resampler.Execute(_image_at_zero(array, geometry)))
-    if array.dtype.kind in "iu":
-        result = np.rint(result, out=result).astype(array.dtype)
+    blocks = block_sizes(volume.geometry, grid)
+    array, geometry = volume.array, volume.geometry
+    if blocks != (1, 1, 1):
+        array, geometry = block_means(array, geometry, blocks)
+    lookups = _axis_lookups(geometry, grid)
+    if lookups is not None:
+        result = _interpolate(array, lookups, fill)
+    else:
+        resampler = _resampler(geometry, grid, sitk.sitkLinear, fill)
+        # SimpleITK cuts off the decimals of integers, which would darken a CT by half a unit.
+        resampler.SetOutputPixelType(sitk.sitkFloat32)
+        result = sitk.GetArrayFromImage(resampler.Execute(_image_at_zero(array, geometry)))
+    if volume.array.dtype.kind in "iu":
+        result = np.rint(result, out=result).astype(volume.array.dtype)
     return Volume(result, grid, volume.warnings)
 
 
@@ -85,39 +93,6 @@ def _resampler(
     return resampler
 
 
-def _blocks(source: Geometry, grid: Geometry) -> tuple[int, int, int]:
-    """How many source voxels along each source axis fit into a step of the grid."""
-    # Along a source axis the grid's step is that of the grid axis it runs closest to.
-    nearest = np.abs(source.direction.T @ grid.direction).argmax(axis=1)
-    steps = np.asarray(grid.spacing)[nearest] / np.asarray(source.spacing)
-    # No block is larger than half the volume: one of a header with micrometres for millimetres
-    # would need more padding than memory holds.
-    most = np.maximum(1, np.asarray(source.shape) // 2)
-    z, y, x = np.clip(np.floor(steps + 1e-6), 1, most).astype(int).tolist()
-    return z, y, x
-
-
-def _average(
-    array: NDArray[Any], geometry: Geometry, blocks: tuple[int, int, int]
-) -> tuple[NDArray[Any], Geometry]:
-    """Means of blocks of voxels (Z, Y, X); a last, incomplete block repeats the edge voxel."""
-    if blocks == (1, 1, 1):
-        return array, geometry
-    missing = [-n % b for n, b in zip(array.shape, blocks, strict=True)]
-    if any(missing):
-        array = np.pad(array, [(0, m) for m in missing], mode="edge")
-    image = sitk.BinShrink(sitk.GetImageFromArray(np.ascontiguousarray(array)), blocks[::-1])
-    result = sitk.GetArrayFromImage(image)
-    first = geometry.to_world((np.asarray(blocks) - 1) / 2)
-    spacing = np.asarray(geometry.spacing) * blocks
-    return result, Geometry(
-        result.shape,
-        (spacing[0], spacing[1], spacing[2]),
-        (first[0], first[1], first[2]),
-        geometry.direction,
-    )
-
-
 def _axis_lookups(source: Geometry, grid: Geometry) -> list[Float] | None:
     """For grids with parallel axes, the source index of every grid index, axis by axis."""
     cosines = source.direction.T @ grid.direction
@@ -126,6 +101,48 @@ def _axis_lookups(source: Geometry, grid: Geometry) -> list[Float] | None:
     start = source.direction.T @ _offset(source, grid) / np.asarray(source.spacing)
     steps = np.asarray(grid.spacing) / np.asarray(source.spacing)
     return [start[a] + steps[a] * np.arange(grid.shape[a]) for a in range(3)]
+
+
+def _interpolate(array: NDArray[Any], lookups: list[Float], fill: float) -> NDArray[np.float32]:
+    """Linear interpolation along one axis after the other, as SimpleITK defines it.
+
+    Half a voxel beyond the first and last one counts as inside and holds the edge's value.
+    """
+    taps = [_taps(values, n) for values, n in zip(lookups, array.shape, strict=True)]
+    (low_z, part_z, in_z), (low_y, part_y, in_y), (low_x, part_x, in_x) = taps
+    result = np.empty(tuple(len(values) for values in lookups), np.float32)
+
+    def interpolate(run: range) -> None:
+        for z in run:
+            rows = _between(array[low_z[z, 0]], array[low_z[z, 1]], part_z[z])
+            rows = _between(rows[low_y[:, 0]], rows[low_y[:, 1]], part_y[:, None])
+            result[z] = _between(rows[:, low_x[:, 0]], rows[:, low_x[:, 1]], part_x)
+
+    spread(interpolate, len(result))
+    result[~in_z] = fill
+    result[:, ~in_y] = fill
+    result[:, :, ~in_x] = fill
+    return result
+
+
+def _taps(
+    values: Float, count: int
+) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.bool_]]:
+    """Of source indices: the two voxels they lie between, how far, and whether inside."""
+    nearest = np.floor(values + 0.5)
+    inside = (nearest >= 0) & (nearest < count)
+    held = np.clip(values, 0, count - 1)
+    low = np.floor(held).astype(np.intp)
+    both = np.stack([low, np.minimum(low + 1, count - 1)], axis=1)
+    return both, (held - low).astype(np.float32), inside
+
+
+def _between(low: NDArray[Any], high: NDArray[Any], part: Any) -> NDArray[Any]:
+    """``low`` + ``part`` of the way to ``high``, in single precision."""
+    result: NDArray[Any] = np.subtract(high, low, dtype=np.float32)
+    result *= part
+    result += low
+    return result
 
 
 def _look_up(
@@ -144,6 +161,11 @@ def _look_up(
         # The rows that hold something lie in one box of the result: spans, not fancy indices.
         box = tuple(slice(u[0], u[-1] + 1) for u in used)
         source = [np.clip(i[s], 0, n - 1) for i, s, n in zip(index, box, array.shape, strict=True)]
-        rows = array[source[0]][:, source[1]]
-        result[box] = np.take(rows, source[2], axis=2)
+        inner = result[box]
+
+        def copy(run: range) -> None:
+            for z in run:
+                inner[z] = array[source[0][z]][source[1]][:, source[2]]
+
+        spread(copy, len(inner))
     return result

@@ -32,13 +32,22 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of a file whose weights are the ones it was written with.
 
     Raises:
+        CorruptModel, BadManifest: see :func:`read_identity`.
+    """
+    return read_identity(path)[0]
+
+
+def read_identity(path: Path) -> tuple[Manifest, str]:
+    """The manifest of a file and the SHA-256 of all its bytes, hexadecimal, from one reading.
+
+    Raises:
         CorruptModel: not an ONNX file, other weights than the manifest's hash, external data or
             custom operators.
         BadManifest: an ONNX file without a valid manifest.
     """
     try:
-        # The format is named, else onnx takes it from the file's name.
-        model = onnx.load(path, format="protobuf", load_external_data=False)
+        data = Path(path).read_bytes()
+        model = onnx.load_model_from_string(data)
     except (DecodeError, OSError, ValueError) as error:
         raise CorruptModel(
             f"{Path(path).name} is no readable ONNX file ({type(error).__name__}); export it again."
@@ -59,13 +68,7 @@ def read_manifest(path: Path) -> Manifest:
             found=found,
             expected=manifest.weights_sha256,
         )
-    return manifest
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a whole file, hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return manifest, hashlib.sha256(data).hexdigest()
 
 
 def _graph_sha256(model: onnx.ModelProto) -> str:

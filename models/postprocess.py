@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
+from imaging.threads import spread
 from models.labels import STRUCTURES, structure
 from models.manifest import Cleanup, Manifest
 
@@ -27,10 +28,33 @@ def decide(scores: NDArray[Any], manifest: Manifest) -> NDArray[np.uint8]:
     """
     table = label_values(manifest)
     if manifest.activation == "softmax":
-        return np.asarray(table[scores.argmax(axis=0)])
+        return _greatest(scores, table)
     labels = np.zeros(scores.shape[1:], np.uint8)
     for channel, value in enumerate(table):
         labels[scores[channel] > 0] = value
+    return labels
+
+
+def _greatest(scores: NDArray[Any], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The label of the greatest channel, the first of equals; a slice at a time, in cache.
+
+    numpy's argmax across the first axis takes six times as long.
+    """
+    labels = np.empty(scores.shape[1:], np.uint8)
+
+    def decide_slices(run: range) -> None:
+        for z in run:
+            best = scores[0, z].copy()
+            winner = np.zeros(best.shape, np.uint8)
+            for channel in range(1, len(scores)):
+                wins = (scores[channel, z] > best).view(np.uint8)
+                np.maximum(best, scores[channel, z], out=best)
+                wins *= np.uint8(channel)
+                # Channels ascend, so the greatest winner is the last one.
+                np.maximum(winner, wins, out=winner)
+            labels[z] = table[winner]
+
+    spread(decide_slices, len(labels))
     return labels
 
 
@@ -61,8 +85,10 @@ def _dropped(
 ) -> NDArray[np.bool_]:
     """The voxels of ``own`` in the components of ``whole`` that a step does not keep."""
     dropped = own.copy()
-    if not own.any():
+    box = _box(whole)
+    if box is None:
         return dropped
+    own, whole = own[box], whole[box]
     parts = sitk.ConnectedComponent(sitk.GetImageFromArray(whole.astype(np.uint8)), True)
     smallest = max(1, int(np.ceil(step.min_ml / voxel_ml)))
     # Relabelled by size: component 1 is the largest, 0 what is too small.
@@ -71,5 +97,14 @@ def _dropped(
     kept = np.unique(ranked[ranked > 0])
     if step.keep_largest:
         kept = kept[: step.keep_largest]
-    dropped[own] = ~np.isin(ranked, kept)
+    dropped[box][own] = ~np.isin(ranked, kept)
     return dropped
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
+    """The smallest box (Z, Y, X) that holds all of a mask; ``None`` for an empty one."""
+    filled = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    if not filled[0].size:
+        return None
+    z, y, x = (slice(int(f[0]), int(f[-1]) + 1) for f in filled)
+    return z, y, x

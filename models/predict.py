@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
@@ -68,57 +69,87 @@ def label_grid(
     pad = [(0, p - n) for p, n in zip(tiling.padded, image.shape, strict=True)]
     image = np.pad(image, pad, constant_values=float(image.min())) if np.any(pad) else image
     z, y, x = (slice(0, n - p[1]) for n, p in zip(image.shape, pad, strict=True))
+    network = _Network(manifest, scorer, tiling, tell)
     walk = _walk_2d if manifest.dims == 2 else _walk_3d
     labels = np.empty(tiling.padded, np.uint8)
-    for where, scores in walk(image, tiling, manifest, scorer, tell):
+    for where, scores in walk(image, network):
         labels[where] = decide(scores, manifest)
     return labels[z, y, x]
 
 
+class _Network:
+    """A network over slabs of a grid, with its progress."""
+
+    def __init__(self, manifest: Manifest, scorer: Scorer, tiling: Tiling, tell: Progress) -> None:
+        self.tiling = tiling
+        self._manifest, self._scorer, self._tell = manifest, scorer, tell
+        depth = tiling.padded[0]
+        self._count = tiling.count
+        if manifest.dims == 2:
+            self._count = -(-depth // _SLICES) * math.prod(len(s) for s in tiling.starts[1:])
+        self._done = 0
+
+    def __call__(self, slab: NDArray[np.float32]) -> NDArray[Any]:
+        """Scores (C, n, Y, X) of n slices (n, Y, X), patches side by side weighed together.
+
+        A single patch keeps its scores as they are: a factor that all channels share changes no
+        decision.
+        """
+        boxes = [
+            (slice(y, y + self.tiling.patch[1]), slice(x, x + self.tiling.patch[2]))
+            for y, x in product(*self.tiling.starts[1:])
+        ]
+        if len(boxes) == 1:
+            return self._scores(slab)
+        window = weights((1, *self.tiling.patch[1:]))
+        total = np.zeros((self._manifest.channels, *slab.shape), np.float32)
+        for box in boxes:
+            total[:, :, *box] += self._scores(slab[:, *box]) * window
+        return total
+
+    def _scores(self, slab: NDArray[np.float32]) -> NDArray[Any]:
+        flat = self._manifest.dims == 2
+        patches = slab[:, None] if flat else slab[None, None]
+        scores = _checked(self._scorer(np.ascontiguousarray(patches)), patches, self._manifest)
+        self._done += 1
+        self._tell("network", self._done / self._count)
+        return scores.swapaxes(0, 1) if flat else scores[0]
+
+
+# Finished scores (C, n, Y, X) of the n slices named; they may lack a positive factor a voxel.
 Slab = Iterator[tuple[slice, NDArray[np.float32]]]
 
 
-def _walk_2d(
-    image: NDArray[np.float32], tiling: Tiling, manifest: Manifest, scorer: Scorer, tell: Progress
-) -> Slab:
-    """Finished scores (C, n, Y, X) of the next n slices, several slices at a time."""
-    depth = image.shape[0]
-    window = weights(tiling.patch)[0]
-    for first in range(0, depth, _SLICES):
-        where = slice(first, min(first + _SLICES, depth))
-        total = np.zeros((manifest.channels, where.stop - first, *image.shape[1:]), np.float32)
-        for y, x in product(*tiling.starts[1:]):
-            box = (slice(y, y + tiling.patch[1]), slice(x, x + tiling.patch[2]))
-            scores = _scores(image[where][:, *box][:, None], manifest, scorer)
-            total[:, :, *box] += scores.swapaxes(0, 1) * window
-        yield where, total
-        tell("network", where.stop / depth)
+def _walk_2d(image: NDArray[np.float32], network: _Network) -> Slab:
+    """Several slices at a time."""
+    for first in range(0, image.shape[0], _SLICES):
+        where = slice(first, min(first + _SLICES, image.shape[0]))
+        yield where, network(image[where])
 
 
-def _walk_3d(
-    image: NDArray[np.float32], tiling: Tiling, manifest: Manifest, scorer: Scorer, tell: Progress
-) -> Slab:
-    """Finished scores (C, n, Y, X) of the next n slices, one row of patches at a time."""
-    depth, window = tiling.patch[0], weights(tiling.patch)
-    total = np.zeros((manifest.channels, depth, *image.shape[1:]), np.float32)
-    done = 0
+def _walk_3d(image: NDArray[np.float32], network: _Network) -> Slab:
+    """One row of patches at a time; only slices that several rows reach are weighed."""
+    tiling = network.tiling
+    depth, window = tiling.patch[0], weights((tiling.patch[0], 1, 1))
+    carried = np.zeros((1, 0, 1, 1), np.float32)
     ends = (*tiling.starts[0][1:], image.shape[0])
     for z, end in zip(tiling.starts[0], ends, strict=True):
-        for y, x in product(*tiling.starts[1:]):
-            box = (slice(y, y + tiling.patch[1]), slice(x, x + tiling.patch[2]))
-            patch = image[z : z + depth, *box]
-            total[:, :, *box] += _scores(patch[None, None], manifest, scorer)[0] * window
-            done += 1
-            tell("network", done / tiling.count)
-        count = end - z
-        yield slice(z, end), total[:, :count]
-        # The slices that the next row of patches reaches too move to the front.
-        total[:, : depth - count] = total[:, count:].copy()
-        total[:, depth - count :] = 0
+        row = network(image[z : z + depth])
+        reached, count = carried.shape[1], end - z
+        front = row[:, :reached] * window[:reached] + carried
+        done = min(reached, count)
+        yield slice(z, z + done), front[:, :done]
+        yield slice(z + done, end), row[:, done:count]
+        # What the next row reaches too: of what was weighed already, and of this row alone.
+        fresh = max(reached, count)
+        carried = np.concatenate([front[:, done:], row[:, fresh:] * window[fresh:]], axis=1)
 
 
-def _scores(patches: NDArray[np.float32], manifest: Manifest, scorer: Scorer) -> NDArray[Any]:
-    scores = np.asarray(scorer(np.ascontiguousarray(patches)))
+def _checked(
+    scores: NDArray[Any], patches: NDArray[np.float32], manifest: Manifest
+) -> NDArray[Any]:
+    """The scores, when they are what the manifest promises for such patches."""
+    scores = np.asarray(scores)
     wanted = (patches.shape[0], manifest.channels, *patches.shape[2:])
     if scores.shape != wanted:
         raise CorruptModel(

@@ -20,12 +20,14 @@ from pathlib import Path
 
 from imaging.errors import BadParameter, ModelNotFound
 from models.manifest import NAME_PATTERN, Manifest
-from models.onnxfile import file_sha256, read_manifest
+from models.onnxfile import read_identity, read_manifest
 
 RELEASED = Path(__file__).parent / "released"
 DEFAULT_ALIAS = "live"
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
+# Inode, size, and the times of the last change of the content and of the file.
+_State = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Store:
     def __init__(self, root: Path, behind: Sequence[Path] = (RELEASED,)) -> None:
         self.root = Path(root)
         self._roots = (self.root, *map(Path, behind))
+        # What was read of each file, and the state of the file it was read from.
+        self._known: dict[Path, tuple[_State, tuple[Manifest, str]]] = {}
 
     def publish(self, onnx: Path, aliases: Sequence[str] = (DEFAULT_ALIAS,)) -> StoredModel:
         """Copy a self-describing ONNX file in as the next version and point the aliases at it.
@@ -113,7 +117,7 @@ class Store:
         Path(temporary).replace(folder / alias)
 
     def resolve(self, reference: str) -> StoredModel:
-        """The model a reference names, its file hashed.
+        """The model a reference names; its file is hashed again only when it has changed.
 
         Raises:
             ModelNotFound: no such name, version or alias; says what there is.
@@ -127,7 +131,7 @@ class Store:
         if version is None:
             raise self._unknown(reference)
         path = self._folder(name, version) / "model.onnx"
-        return StoredModel(name, version, path, read_manifest(path), file_sha256(path))
+        return StoredModel(name, version, path, *self._read(path))
 
     def names(self) -> list[str]:
         """Every model's name, sorted."""
@@ -158,6 +162,16 @@ class Store:
                     if _VERSION.fullmatch(text):
                         found[path.name] = int(text)
         return dict(sorted(found.items()))
+
+    def _read(self, path: Path) -> tuple[Manifest, str]:
+        # The state first: a file that changes while it is read is read again the next time.
+        stat = path.stat()
+        state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        known = self._known.get(path)
+        if known is None or known[0] != state:
+            known = (state, read_identity(path))
+            self._known[path] = known
+        return known[1]
 
     def _claim(self, staging: Path, name: str) -> int:
         """Rename the staged folder to the next free version, also against other publishers."""

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import os
 import threading
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from imaging.errors import BadParameter, CorruptModel, DeviceUnavailable
+from imaging.threads import usable_cores
 from models.store import Store, StoredModel
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -40,7 +38,7 @@ class Engine:
     Args:
         model: which version; the file is read once, checked against its hash and run from memory.
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where this machine runs it, else the CPU.
-        threads: of one inference; ``None`` takes :func:`usable_cores`.
+        threads: of one inference; ``None`` takes ``imaging.threads.usable_cores``.
 
     Raises:
         BadParameter: no such device.
@@ -75,10 +73,18 @@ class Engines:
         store: where references are looked up, at every call: an alias that moves is followed.
         threads: of one inference.
         keep: engines held; the least recently used one goes.
+        kind: of engine; one that measures, for instance.
     """
 
-    def __init__(self, store: Store, threads: int | None = None, keep: int = 3) -> None:
+    def __init__(
+        self,
+        store: Store,
+        threads: int | None = None,
+        keep: int = 3,
+        kind: type[Engine] = Engine,
+    ) -> None:
         self.store = store
+        self._kind = kind
         self._threads = threads
         self._keep = keep
         self._held: OrderedDict[tuple[str, str], Engine] = OrderedDict()
@@ -92,7 +98,7 @@ class Engines:
         """
         key = (model.sha256, device)
         with self._lock:
-            engine = self._held.pop(key, None) or Engine(model, device, self._threads)
+            engine = self._held.pop(key, None) or self._kind(model, device, self._threads)
             self._held[key] = engine
             while len(self._held) > self._keep:
                 self._held.popitem(last=False)
@@ -107,18 +113,6 @@ def check_device(device: str) -> None:
             device=device[:64],
             known=list(DEVICES),
         )
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, cut by the control group's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores or 1
-    if quota == "max":
-        return cores or 1
-    return max(1, min(cores or 1, math.ceil(int(quota) / int(period))))
 
 
 def _open(data: bytes, reference: str, device: str, threads: int) -> ort.InferenceSession:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.geometry import Geometry, canonical_axes
+from imaging.threads import spread
 from imaging.version import VERSION
 from imaging.volume import Volume
 from models.labels import BY_NAME, members
@@ -56,8 +57,17 @@ def extents(labels: NDArray[np.uint8]) -> dict[int, Extent]:
     One pass, a slice at a time and cropped to what is labelled: no copy of the whole map.
     """
     found: dict[int, Extent] = {}
-    for z, plane in enumerate(labels):
-        corner, box = _crop(plane)
+    for part in spread(lambda run: _extents_of(labels, run), len(labels)):
+        for value, extent in part.items():
+            found[value] = found.get(value, Extent()).union(extent)
+    return found
+
+
+def _extents_of(labels: NDArray[np.uint8], run: range) -> dict[int, Extent]:
+    """:func:`extents` of some of the slices."""
+    found: dict[int, Extent] = {}
+    for z in run:
+        corner, box = _crop(labels[z])
         if not box.size:
             continue
         # Values first, so that a slice costs what is in it.

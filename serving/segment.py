@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import numpy as np
 from imaging.limits import DEFAULT_LIMITS, Limits
 from imaging.nifti import GZIP_MAGIC, is_nifti
 from imaging.read import read_volume
+from imaging.threads import usable_cores
 from imaging.volume import Volume
 from imaging.writers.nifti import encode_nifti
 from models.labels import values
 from models.predict import Progress, predict
-from serving.engine import Engines, usable_cores
+from serving.engine import Engines
 from serving.options import Options
 from serving.report import report
 
@@ -129,15 +131,16 @@ def segment(
 def files(segmentation: Segmentation) -> Iterator[tuple[str, bytes]]:
     """Every file of the result, by name: the label map, the masks, last the report.
 
-    Masks are made and packed in as many threads as there are cores; no more than that are in
+    They are made and packed in as many threads as there are cores; no more masks than that are in
     memory at a time.
     """
     watch = segmentation.watch
     watch("write", 0.0)
-    yield LABELS, encode_nifti(segmentation.labels)
+    makers: list[Callable[[], Volume]] = [lambda: segmentation.labels]
+    makers += [partial(segmentation.mask, name) for name in segmentation.masks]
+    names = (LABELS, *(f"{name}.nii.gz" for name in segmentation.masks))
     with ThreadPoolExecutor(usable_cores()) as pool:
-        packed = pool.map(lambda name: encode_nifti(segmentation.mask(name)), segmentation.masks)
-        yield from zip((f"{name}.nii.gz" for name in segmentation.masks), packed, strict=True)
+        yield from zip(names, pool.map(lambda made: encode_nifti(made()), makers), strict=True)
     watch("write", 1.0)
     yield REPORT, encode_report(segmentation)
 

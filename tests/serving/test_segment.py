@@ -21,7 +21,7 @@ from imaging.read import read_volume
 from models.labels import values
 from models.store import Store
 from serving import engine as engine_module
-from serving.engine import Engine, Engines, usable_cores
+from serving.engine import Engine, Engines
 from serving.options import Options, split_masks
 from serving.segment import files, segment
 from tests.serving.tiny_model import boxes_ct, publish
@@ -169,10 +169,6 @@ def test_raising_in_progress_stops_the_work(store: Store, ct: Path) -> None:
     with pytest.raises(Cancelled):
         segment(ct, Options(), Engines(store), progress=progress)
     assert seen[-1] == "network"
-
-
-def test_cores_are_at_least_one() -> None:
-    assert usable_cores() >= 1
 
 
 def test_the_service_loads_no_torch() -> None:
