@@ -25,11 +25,16 @@ def save(folder: Path, made, name: str = "ct.nii.gz") -> Path:
     return path
 
 
-def with_header(folder: Path, **fields: object) -> Path:
+def overwritten(**fields: object) -> bytes:
     """An uncompressed NIfTI-1 file, some of whose header fields were overwritten."""
     header, rest = nib.Nifti1Header(image().to_bytes()[:348]), image().to_bytes()[348:]
     for name, value in fields.items():
         header[name] = value
+    return bytes(header.binaryblock + rest)
+
+
+def with_header(folder: Path, **fields: object) -> Path:
+    """A file of :func:`overwritten`."""
     path = folder / "ct.nii"
-    path.write_bytes(header.binaryblock + rest)
+    path.write_bytes(overwritten(**fields))
     return path

@@ -1,7 +1,12 @@
-"""Every faulty DICOM series of the imaging tests, sent over HTTP: 4xx, its code, nothing left."""
+"""Faulty DICOM series, archives and NIfTI files, sent over HTTP: 4xx and the fault's own code."""
 
 from __future__ import annotations
 
+import gzip
+import io
+import stat
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +14,7 @@ import pytest
 
 from imaging.errors import InputError
 from tests.imaging.dicom_files import Edit, stored_values, write_series
+from tests.imaging.nifti_files import STORED, image, overwritten
 from tests.imaging.test_dicom import REFUSALS
 from tests.serving.test_api import Service, error_of, service  # noqa: F401 - a fixture
 
@@ -51,3 +57,93 @@ def test_of_several_series_one_can_be_chosen(
     report = service.client.post(url, files=as_form(files)).json()
     assert report["input"]["shape"] == [5, 40, 48]
     assert report["input"]["format"] == "dicom"
+
+
+def packed(method: int = zipfile.ZIP_DEFLATED, **files: bytes) -> bytearray:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return bytearray(made.getvalue())
+
+
+def with_entries(offset: int, form: str, value: int, count: int = 1) -> bytearray:
+    """An archive whose directory lies in one field of every file."""
+    raw = packed(**{str(number): b"not a CT" for number in range(count)})
+    entry = -1
+    for _ in range(count):
+        entry = raw.index(b"PK\x01\x02", entry + 1)
+        struct.pack_into(form, raw, entry + offset, value)
+    return raw
+
+
+def renamed(name: str) -> bytearray:
+    return packed(**{name: b"not a CT"})
+
+
+def linked() -> bytearray:
+    link = zipfile.ZipInfo("ct")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    return bytearray(made.getvalue())
+
+
+ARCHIVES = {
+    "no file": (packed(), 422, "empty_input"),
+    "empty files": (packed(a=b"", b=b""), 422, "empty_input"),
+    "no image": (packed(a=b"words", b=b"more words"), 415, "unsupported_format"),
+    "cut": (packed(ct=bytes(range(256)) * 9)[:-30], 422, "truncated_file"),
+    "encrypted": (with_entries(8, "<H", 1), 422, "unsafe_archive"),
+    "unpacks to 3 GB": (with_entries(24, "<L", 3_000_000_000), 422, "unsafe_archive"),
+    "unpacks to 6 GB": (with_entries(24, "<L", 3_000_000_000, 2), 413, "input_too_large"),
+    "unpacks to more than it says": (with_entries(24, "<L", 3), 422, "truncated_file"),
+    "wrong checksum": (with_entries(16, "<L", 1), 422, "truncated_file"),
+    "a bomb": (packed(bomb=bytes(2**22)), 422, "unsafe_archive"),
+    "lzma": (packed(zipfile.ZIP_LZMA, ct=b"not a CT"), 415, "unsupported_format"),
+    "a name that leads out": (renamed("../../ct"), 422, "unsafe_archive"),
+    "an absolute name": (renamed("/etc/cron.d/ct"), 422, "unsafe_archive"),
+    "a link": (linked(), 422, "unsafe_archive"),
+    "an archive in the archive": (packed(ct=bytes(packed(ct=b"x"))), 415, "unsupported_format"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_a_faulty_archive_is_refused_with_its_code(
+    service: Service,  # noqa: F811
+    name: str,
+) -> None:
+    data, status, code = ARCHIVES[name]
+    answer = service.client.post("/v1/segment", content=bytes(data))
+    error = error_of(answer)
+    assert (answer.status_code, error["code"]) == (status, code), error
+
+
+def nifti(array: np.ndarray) -> bytes:
+    return bytes(image(array).to_bytes())
+
+
+NIFTIS = {
+    "cut": (nifti(STORED)[:-5], 422, "truncated_file"),
+    "cut in its header": (nifti(STORED)[:200], 415, "unsupported_format"),
+    "cut in its gzip": (gzip.compress(nifti(STORED))[:-9], 422, "truncated_file"),
+    "one slice": (nifti(STORED[:, :, :1]), 422, "bad_shape"),
+    "several frames": (nifti(np.stack([STORED] * 3, -1)), 422, "bad_shape"),
+    "colours": (nifti(np.zeros((4, 4, 4), [(c, "u1") for c in "RGB"])), 415, "unsupported_format"),
+    "complex": (nifti(STORED.astype(np.complex64)), 415, "unsupported_format"),
+    "all NaN": (nifti(np.full((4, 4, 4), np.nan, np.float32)), 422, "bad_voxels"),
+    "no grid": (overwritten(qform_code=0, srow_x=0, srow_y=0, srow_z=0), 422, "bad_geometry"),
+    "NaN affine": (overwritten(qform_code=0, srow_x=np.nan), 422, "bad_geometry"),
+}
+
+
+@pytest.mark.parametrize("name", NIFTIS)
+def test_a_faulty_nifti_is_refused_with_its_code(
+    service: Service,  # noqa: F811
+    name: str,
+) -> None:
+    data, status, code = NIFTIS[name]
+    answer = service.client.post("/v1/segment", content=data)
+    error = error_of(answer)
+    assert (answer.status_code, error["code"]) == (status, code), error
