@@ -17,7 +17,7 @@ from imaging.errors import BadParameter, DataError, DeviceUnavailable
 from models import architectures
 from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.losses import dice_loss, marginal_dice_ce
+from training.losses import dice_loss, marginal_log_dice_ce
 from training.recipe import Augment, Recipe
 from training.samples import Prepared, Sampler
 
@@ -198,7 +198,7 @@ class _Run:
             logits = self.network(images)
         if self.recipe.loss == "dice":
             return dice_loss(torch.sigmoid(logits.float()[:, 0]), targets)
-        return marginal_dice_ce(logits, targets, folds, batch_dice=targets.ndim == 3)
+        return marginal_log_dice_ce(logits, targets, folds, batch_dice=targets.ndim == 3)
 
     def _validate(self) -> float:
         assert self.validation is not None

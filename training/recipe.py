@@ -76,7 +76,8 @@ class Recipe:
         outputs: structures of the model; ``merge`` maps further labels onto them.
         merge: structure to structure, e.g. a tumor trained as its organ.
         activation, sampling, intensity, patch, overlap, cleanup: of the manifest.
-        loss: ``marginal_dice_ce`` (softmax, partial labels) or ``dice`` (one sigmoid structure).
+        loss: ``marginal_log_dice_ce`` (softmax, partial labels) or ``dice`` (one sigmoid
+            structure).
         steps, steps_per_epoch, batch: length of the training.
         optimizer, augment: see there.
         foreground: part of the patches that are centred on a labelled voxel.
@@ -100,7 +101,7 @@ class Recipe:
     activation: str = "softmax"
     overlap: float = 0.25
     cleanup: tuple[Cleanup, ...] = ()
-    loss: str = "marginal_dice_ce"
+    loss: str = "marginal_log_dice_ce"
     steps: int = 1000
     steps_per_epoch: int = 100
     batch: int = 1
@@ -118,12 +119,12 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in (*self.outputs, *self.merge, *self.merge.values(), *self.lesion_free):
             structure(name)
-        if self.loss not in ("marginal_dice_ce", "dice"):
-            raise BadParameter(f"loss must be marginal_dice_ce or dice, not {self.loss!r}.")
+        if self.loss not in ("marginal_log_dice_ce", "dice"):
+            raise BadParameter(f"loss must be marginal_log_dice_ce or dice, not {self.loss!r}.")
         if self.loss == "dice" and (self.activation != "sigmoid" or len(self.outputs) != 1):
             raise BadParameter("The dice loss trains one sigmoid structure.")
-        if self.loss == "marginal_dice_ce" and self.activation != "softmax":
-            raise BadParameter(f"marginal_dice_ce trains a softmax, not {self.activation!r}.")
+        if self.loss == "marginal_log_dice_ce" and self.activation != "softmax":
+            raise BadParameter(f"marginal_log_dice_ce trains a softmax, not {self.activation!r}.")
         if not set(self.lesion_free) <= set(self.outputs):
             raise BadParameter(f"lesion_free {self.lesion_free} must be among the outputs.")
         if min(self.steps, self.steps_per_epoch, self.batch) < 1:

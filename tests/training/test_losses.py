@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from training.losses import dice_loss, fold, marginal_dice_ce, marginal_log_probabilities
+from training.losses import dice_loss, fold, marginal_log_dice_ce, marginal_log_probabilities
 
 OUTPUTS = ("pancreas", "pancreas_tumor", "kidney", "kidney_tumor", "liver")
 quick = settings(derandomize=True, deadline=None, max_examples=40)
@@ -51,15 +51,15 @@ def test_marginal_probabilities_by_hand() -> None:
     assert torch.allclose(found.flatten(), torch.tensor([0.5, 0.5, 0.0, 0.0]))
 
 
-def test_marginal_dice_ce_by_hand() -> None:
+def test_marginal_log_dice_ce_by_hand() -> None:
     # Two voxels of P = (background, pancreas, liver); liver is unknown.
     p = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.7, 0.1]]).T[None]
     target = torch.tensor([[0, 1]])
     folds = fold(("pancreas", "liver"), ("pancreas",))[None]
     entropy = -(math.log(0.5 + 0.2) + math.log(0.7)) / 2
     dice = (2 * 0.7 + 1) / (0.3 + 0.7 + 1 + 1)
-    found = marginal_dice_ce(p.log(), target, folds)
-    assert found.item() == pytest.approx(entropy + 1 - dice, abs=1e-6)
+    found = marginal_log_dice_ce(p.log(), target, folds)
+    assert found.item() == pytest.approx(entropy - math.log(dice), abs=1e-6)
 
 
 def test_dice_is_per_sample_or_over_the_batch() -> None:
@@ -70,30 +70,32 @@ def test_dice_is_per_sample_or_over_the_batch() -> None:
     # The second sample lacks the structure: cross-entropy speaks of it, its own Dice does not.
     each = (2 * 0.9 + 1) / (0.9 + 1 + 1)
     together = (2 * 0.9 + 1) / (0.9 + 0.4 + 1 + 1)
-    assert marginal_dice_ce(p.log(), target, folds).item() == pytest.approx(entropy + 1 - each)
-    found = marginal_dice_ce(p.log(), target, folds, batch_dice=True).item()
-    assert found == pytest.approx(entropy + 1 - together)
+    assert marginal_log_dice_ce(p.log(), target, folds).item() == pytest.approx(
+        entropy - math.log(each)
+    )
+    found = marginal_log_dice_ce(p.log(), target, folds, batch_dice=True).item()
+    assert found == pytest.approx(entropy - math.log(together))
 
 
 def test_batch_dice_counts_a_structure_only_in_the_cases_that_know_it() -> None:
     knows = torch.tensor([[0, 1], [0, 0]])
     p = torch.tensor([[[0.1], [0.9]], [[0.6], [0.4]]])
-    found = marginal_dice_ce(p.log(), torch.tensor([[1], [0]]), knows, batch_dice=True)
+    found = marginal_log_dice_ce(p.log(), torch.tensor([[1], [0]]), knows, batch_dice=True)
     # The second case sees background and nothing else: entropy 0, no Dice.
-    expected = -math.log(0.9) / 2 + 1 - (2 * 0.9 + 1) / (0.9 + 1 + 1)
+    expected = -math.log(0.9) / 2 - math.log((2 * 0.9 + 1) / (0.9 + 1 + 1))
     assert found.item() == pytest.approx(expected, abs=1e-6)
 
 
 @quick
 @given(st.integers(0, 10**6))
-def test_with_everything_annotated_it_is_plain_dice_and_cross_entropy(seed: int) -> None:
+def test_with_everything_annotated_it_is_plain_log_dice_and_cross_entropy(seed: int) -> None:
     x, t = logits(seed), targets(seed)
     p = x.softmax(1)
     truth = functional.one_hot(t, 6).movedim(-1, 1)
     both, size = (p * truth).flatten(2).sum(2), (p + truth).flatten(2).sum(2)
-    dice = ((2 * both + 1) / (size + 1))[:, 1:].mean()
-    expected = functional.cross_entropy(x, t) + 1 - dice
-    found = marginal_dice_ce(x, t, torch.arange(6).expand(2, 6))
+    dice = ((2 * both + 1) / (size + 1))[:, 1:]
+    expected = functional.cross_entropy(x, t) - dice.log().mean()
+    found = marginal_log_dice_ce(x, t, torch.arange(6).expand(2, 6))
     assert found.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
@@ -110,8 +112,8 @@ def test_what_is_unknown_changes_nothing(seed: int, annotated: list[str]) -> Non
         where = t == channel
         pick = torch.randint(0, len(alike[channel]), (int(where.sum()),), generator=generator)
         swapped[where] = torch.tensor(alike[channel])[pick]
-    first = marginal_dice_ce(x, t, folds)
-    assert marginal_dice_ce(x, swapped, folds).item() == first.item()
+    first = marginal_log_dice_ce(x, t, folds)
+    assert marginal_log_dice_ce(x, swapped, folds).item() == first.item()
 
 
 @quick
@@ -129,8 +131,8 @@ def test_probability_may_move_among_channels_that_look_the_same(
         total = p[:, members].sum(1, keepdim=True)
         moved[:, members] = total * share[:, members] / share[:, members].sum(1, keepdim=True)
     both = folds.expand(2, 6)
-    first = marginal_dice_ce(p.log(), t, both, batch_dice=batch_dice)
-    second = marginal_dice_ce(moved.log(), t, both, batch_dice=batch_dice)
+    first = marginal_log_dice_ce(p.log(), t, both, batch_dice=batch_dice)
+    second = marginal_log_dice_ce(moved.log(), t, both, batch_dice=batch_dice)
     assert second.item() == pytest.approx(first.item(), abs=1e-4)
 
 
@@ -140,7 +142,7 @@ def test_an_unlabelled_voxel_pushes_background_and_unknown_alike(seed: int) -> N
     """Where the label says background, the unknown liver is not pushed towards background."""
     folds = fold(OUTPUTS, ("pancreas",)).expand(2, 6)
     x = logits(seed).requires_grad_()
-    marginal_dice_ce(x, torch.zeros(2, 3, 4, 5, dtype=torch.int64), folds).backward()
+    marginal_log_dice_ce(x, torch.zeros(2, 3, 4, 5, dtype=torch.int64), folds).backward()
     p = x.detach().softmax(1)
     # Relative to its probability, every channel of a fold is moved by the same amount.
     pull = x.grad / p
@@ -156,7 +158,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(
     size: float, annotated: tuple[str, ...]
 ) -> None:
     x = (logits(0).sign() * size).requires_grad_()
-    loss = marginal_dice_ce(x, targets(0), fold(OUTPUTS, annotated).expand(2, 6))
+    loss = marginal_log_dice_ce(x, targets(0), fold(OUTPUTS, annotated).expand(2, 6))
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(x.grad).all()
@@ -166,7 +168,7 @@ def test_a_confidently_wrong_voxel_still_learns_through_a_fold() -> None:
     # Background and liver fold together; both have a probability of 1e-35 or so.
     x = torch.tensor([-80.0, 0.0, -81.0]).reshape(1, 3, 1).requires_grad_()
     folds = fold(("pancreas", "liver"), ("pancreas",))[None]
-    loss = marginal_dice_ce(x, torch.tensor([[0]]), folds)
+    loss = marginal_log_dice_ce(x, torch.tensor([[0]]), folds)
     loss.backward()
     assert loss.item() > 79
     assert x.grad is not None
@@ -176,17 +178,29 @@ def test_a_confidently_wrong_voxel_still_learns_through_a_fold() -> None:
 def test_bf16_logits_are_taken_in_full_precision() -> None:
     x = logits(1).bfloat16()
     folds = fold(OUTPUTS, ("pancreas", "kidney")).expand(2, 6)
-    found = marginal_dice_ce(x, targets(1), folds)
+    found = marginal_log_dice_ce(x, targets(1), folds)
     assert found.dtype == torch.float32
-    assert found.item() == marginal_dice_ce(x.float(), targets(1), folds).item()
+    assert found.item() == marginal_log_dice_ce(x.float(), targets(1), folds).item()
 
 
 def test_nothing_annotated_costs_nothing() -> None:
     x = logits(2).requires_grad_()
-    loss = marginal_dice_ce(x, targets(2), torch.zeros(2, 6, dtype=torch.int64))
+    loss = marginal_log_dice_ce(x, targets(2), torch.zeros(2, 6, dtype=torch.int64))
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert torch.allclose(x.grad, torch.zeros_like(x), atol=1e-6)
+
+
+def test_a_starving_structure_keeps_a_strong_gradient() -> None:
+    """Where all is taken for background, Dice alone would pull with the probability as a factor."""
+    pulls = []
+    for low in (0.1, 0.001):
+        p = torch.tensor([[1 - low, low]]).T[None].repeat(1, 1, 100)
+        x = p.log().requires_grad_()
+        target = (torch.arange(100) < 10).long()[None]
+        marginal_log_dice_ce(x, target, torch.tensor([[0, 1]]), smooth=0).backward()
+        pulls.append(-x.grad[0, 1, :10].sum().item())
+    assert pulls[1] > 0.9 * pulls[0] > 0.5
 
 
 def test_dice_loss_by_hand() -> None:

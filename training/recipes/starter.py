@@ -46,7 +46,7 @@ def starter() -> Recipe:
         ),
         steps=1500,
         batch=1,
-        optimizer=Optimizer("adamw", 1e-2, "cosine", weight_decay=1e-4, clip=1.0),
+        optimizer=Optimizer("adamw", 3e-3, "cosine", weight_decay=1e-4, clip=1.0),
         augment=Augment(
             rotate_deg=(15.0, 10.0, 10.0),
             scale=(0.8, 1.25),
