@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from imaging.errors import CorruptModel
 from models.manifest import Manifest
 from models.onnxfile import embed
+from models.postprocess import decide
 
 OPSET = 20
 # Largest difference of a logit between torch and ONNX Runtime, relative to the largest logit.
@@ -63,7 +64,7 @@ def export(
     """
     network = network.cpu().float().eval()
     model = _to_onnx(_with_exact_norms(network), manifest)
-    parity = compare(network, model, [*_random_inputs(manifest), *samples])
+    parity = compare(network, model, manifest, [*_random_inputs(manifest), *samples])
     # Asked this way round, so that a difference that is no number is refused as well.
     if not (parity.max_difference <= TOLERANCE and parity.agreement >= 0.9999):
         raise CorruptModel(
@@ -75,9 +76,12 @@ def export(
 
 
 def compare(
-    network: nn.Module, model: onnx.ModelProto, inputs: Sequence[NDArray[np.float32]]
+    network: nn.Module,
+    model: onnx.ModelProto,
+    manifest: Manifest,
+    inputs: Sequence[NDArray[np.float32]],
 ) -> Parity:
-    """Run both on the same inputs."""
+    """Run both on the same inputs, and take the manifest's decisions from the scores of each."""
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -87,13 +91,16 @@ def compare(
             expected = network(torch.from_numpy(value)).numpy()
         found = session.run(None, {session.get_inputs()[0].name: value})[0]
         differences.append(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
-        same += int(np.count_nonzero(_decisions(found) == _decisions(expected)))
-        total += _decisions(expected).size
+        equal = _decisions(found, manifest) == _decisions(expected, manifest)
+        same += int(np.count_nonzero(equal))
+        total += equal.size
     return Parity(float(np.max(differences)), same / total)
 
 
-def _decisions(scores: NDArray[np.float32]) -> NDArray[np.generic]:
-    return scores > 0 if scores.shape[1] == 1 else scores.argmax(1)
+def _decisions(scores: NDArray[np.float32], manifest: Manifest) -> NDArray[np.uint8]:
+    """Labels (n, Z, Y, X) of scores (N, C, Z, Y, X), or (1, N, Y, X) of (N, C, Y, X)."""
+    volumes = scores.swapaxes(0, 1)[None] if manifest.dims == 2 else scores
+    return np.stack([decide(volume, manifest) for volume in volumes])
 
 
 def _random_inputs(manifest: Manifest) -> list[NDArray[np.float32]]:

@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from imaging.errors import BadManifest, CorruptModel
+from imaging.files import write_whole
 from models.manifest import METADATA_KEY, Manifest
 
 # Operators outside the standard domains could load native code into the server.
@@ -23,8 +24,7 @@ def embed(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Manifest:
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, manifest.to_json()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
+    write_whole(path, model.SerializeToString())
     return manifest
 
 

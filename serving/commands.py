@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imaging.files import write_whole
 from models.store import Store, default_store
 from serving.options import Options, split_masks
 from serving.settings import Settings
@@ -107,13 +108,6 @@ def table(report: Mapping[str, Any]) -> str:
         *(f"warning: {w}" for w in report["warnings"]),
     ]
     return "\n".join(lines)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 class _Progress:

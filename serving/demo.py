@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from imaging.errors import EmptyInput, ServiceFailed
+from imaging.files import write_whole
 from imaging.read import read_volume
-from serving.commands import table, write_whole
+from serving.commands import table
 from serving.preview import preview
 from serving.process import free_port, running, serve_command, serve_environment
 from serving.segment import LABELS, REPORT

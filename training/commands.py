@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imaging.errors import BadParameter
+from imaging.files import write_whole
 from models.export import Parity
 from models.manifest import Manifest
 from models.onnxfile import read_manifest
@@ -125,5 +126,4 @@ def _read_scores(path: Path | None) -> dict[str, Any] | None:
 def _report(title: str, scores: Sequence[Score], path: Path | None) -> None:
     print(f"{title}\n\n{table(scores)}")
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([dataclasses.asdict(s) for s in scores], indent=1))
+        write_whole(path, json.dumps([dataclasses.asdict(s) for s in scores], indent=1).encode())

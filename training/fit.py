@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from imaging.errors import BadParameter, DataError, DeviceUnavailable
+from imaging.files import write_whole
 from models import architectures
 from training import checkpoint
 from training.checkpoint import Checkpoint
@@ -69,15 +70,16 @@ def fit(
         quiet: no progress bar.
 
     Raises:
-        DataError: a checkpoint of another recipe, or no case.
+        DataError: a checkpoint of another recipe, one that is not to be resumed, or no case.
         DeviceUnavailable: no such device here.
     """
     run = _Run(recipe, train, validation, out, pick_device(device), precision)
     if resume and (out / checkpoint.LAST).exists():
         run.restore(checkpoint.load(out / checkpoint.LAST))
-    else:
-        # The best of an earlier training must not pass for this one's.
-        (out / checkpoint.BEST).unlink(missing_ok=True)
+    elif (out / checkpoint.LAST).exists():
+        raise DataError(
+            f"{out} holds a training; go on with it (--resume) or name another folder (--out)."
+        )
     with tqdm(total=recipe.steps, initial=run.step, disable=quiet, unit="step") as bar:
         while run.step < recipe.steps and not run.exhausted():
             entry = run.epoch(bar)
@@ -224,7 +226,7 @@ class _Run:
             checkpoint.save(state, self.out / checkpoint.BEST)
         checkpoint.save(state, self.out / checkpoint.LAST)
         lines = "".join(json.dumps(e) + "\n" for e in self.history)
-        (self.out / "history.jsonl").write_text(lines)
+        write_whole(self.out / "history.jsonl", lines.encode())
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imaging.errors import DataError
+from imaging.files import write_whole
 from models.export import Parity
 from models.manifest import Manifest, Provenance
 from training import checkpoint
@@ -106,8 +107,9 @@ def make_phantoms(recipe: Recipe) -> list[Prepared]:
     """The phantoms a recipe trains on, made at its resolution."""
     made = []
     spacing = _phantom_spacing(recipe)
+    first = _PHANTOM_SEED * (recipe.seed + 1)
     for index in range(recipe.phantoms):
-        phantom = make_phantom(_PHANTOM_SEED + index, spacing_mm=spacing)
+        phantom = make_phantom(first + index, spacing_mm=spacing)
         case = Loaded(f"phantom-{index}", phantom.volume, phantom.labels, phantom.annotated)
         made.append(prepare(case, recipe, phantom=True))
     return made
@@ -124,4 +126,4 @@ def _describe(run: Run, out: Path) -> None:
         "recipe": json.loads(run.recipe.to_json()),
         "provenance": dataclasses.asdict(run.provenance),
     }
-    (out / DESCRIPTION).write_text(json.dumps(raw, indent=1, sort_keys=True), encoding="utf-8")
+    write_whole(out / DESCRIPTION, json.dumps(raw, indent=1, sort_keys=True).encode())

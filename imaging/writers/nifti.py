@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from isal import isal_zlib
 
+from imaging.files import write_whole
 from imaging.volume import Volume
 
 # LPS millimetres with (z, y, x) columns -> RAS millimetres with (x, y, z) columns.
@@ -45,12 +44,4 @@ def encode_nifti(volume: Volume) -> bytes:
 
 def write_nifti(volume: Volume, path: Path) -> None:
     """Write ``encode_nifti``'s bytes; the file appears whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(encode_nifti(volume))
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, encode_nifti(volume))
