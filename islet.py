@@ -79,6 +79,7 @@ def _add_training(commands: Any) -> None:
     cross = commands.add_parser("crossvalidate", help="one model per left-out case, and its Dice")
     cross.set_defaults(command=_training("crossvalidation"))
     _add_recipe(cross)
+    cross.add_argument("--only", nargs="*", default=[], help="names of the cases to leave out")
     cross.add_argument("--json", type=Path, help="write the scores here too")
 
     evaluate = commands.add_parser("evaluate", help="Dice of a model on labelled cases")

@@ -48,7 +48,12 @@ def crossvalidation(args: argparse.Namespace) -> int:
     """``islet crossvalidate RECIPE --data DIR --out DIR``: one model per left-out case."""
     recipe = _recipe(args)
     scores = crossvalidate(
-        recipe, _cases(args.data), args.out, device=args.device, precision=args.precision
+        recipe,
+        _cases(args.data),
+        args.out,
+        args.only,
+        device=args.device,
+        precision=args.precision,
     )
     _report(f"Leave-one-out Dice of {recipe.name}, {recipe.steps} steps a model", scores, args.json)
     return 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import training.crossvalidate as module
-from imaging.errors import DataError
+from imaging.errors import BadParameter, DataError
 from tests.training.tiny import flat, write_decathlon
 from training.crossvalidate import crossvalidate
 from training.datasets import open_dataset
@@ -47,3 +47,13 @@ def test_every_case_is_left_out_once_and_nothing_is_trained_twice(
     with pytest.raises(DataError, match="other settings"):
         crossvalidate(flat(steps=3, patch=(1, 32, 32)), cases, out, **PLAIN)
     assert len(asked) == 3
+
+
+def test_only_the_named_cases_are_left_out(tmp_path: Path) -> None:
+    recipe = flat(steps=1, patch=(1, 32, 32))
+    cases = open_dataset(write_decathlon(tmp_path / "data"))
+    scores = crossvalidate(recipe, cases, tmp_path / "out", only=["blocks_1"], **PLAIN)
+    assert [s.case for s in scores] == ["blocks_1"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["blocks_1"]
+    with pytest.raises(BadParameter, match="blocks_7"):
+        crossvalidate(recipe, cases, tmp_path / "out", only=["blocks_7"], **PLAIN)
