@@ -33,7 +33,7 @@ def starter() -> Recipe:
         outputs=_OUTPUTS,
         sampling=Sampling((2.5, 2.5, 2.5)),
         intensity=Intensity((-160.0, 240.0), "signed"),
-        patch=(80, 96, 96),
+        patch=(64, 80, 80),
         overlap=0.25,
         cleanup=(
             Cleanup("pancreas", keep_largest=1),
@@ -46,12 +46,12 @@ def starter() -> Recipe:
         ),
         steps=1500,
         batch=1,
-        optimizer=Optimizer("adamw", 3e-3, "cosine", weight_decay=1e-4, clip=1.0),
+        optimizer=Optimizer("adamw", 4e-3, "cosine", weight_decay=1e-4, clip=1.0),
         augment=Augment(
             rotate_deg=(15.0, 10.0, 10.0),
             scale=(0.8, 1.25),
             shift=0.1,
-            contrast=(0.05, 1.3),
+            contrast=(0.1, 1.7),
             organ_hu=20.0,
             noise_hu=25.0,
             blur_mm=2.0,
@@ -59,8 +59,8 @@ def starter() -> Recipe:
         ),
         foreground=0.7,
         phantoms=24,
-        phantom_share=0.25,
-        plant=0.3,
+        phantom_share=0.15,
+        plant=0.25,
         lesion_free=_LESIONS,
     )
 
