@@ -141,7 +141,7 @@ def _demo(args: argparse.Namespace) -> int:
     if args.ct is not None:
         return commands.demo(args)
     from imaging.writers.nifti import write_nifti
-    from training.phantom import make_phantom
+    from training.phantoms import make_phantom
 
     with tempfile.TemporaryDirectory() as folder:
         args.ct = Path(folder) / "phantom.nii.gz"

@@ -121,7 +121,7 @@ def _pipeline(ct: Path, options: Options, engines: Engines, folder: Path) -> tup
 
 
 def _phantom(folder: Path) -> Path:
-    from training.phantom import make_phantom
+    from training.phantoms import make_phantom
 
     path = folder / "phantom.nii.gz"
     phantom = make_phantom(7, "a-thin-portal", shape=(119, 512, 512), spacing_mm=(1.6, 0.74, 0.74))

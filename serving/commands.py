@@ -10,9 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from imaging.files import write_whole
 from models.store import Store, default_store
@@ -29,6 +27,7 @@ def segment(args: argparse.Namespace) -> int:
     """
     # onnxruntime and the readers load here, not when the command line is parsed.
     from serving.engine import Engines
+    from serving.report import table
     from serving.segment import REPORT, files
     from serving.segment import segment as run
 
@@ -88,26 +87,6 @@ def model_lines(store: Store) -> list[str]:
                 f"{','.join(manifest.outputs)}  {manifest.licence}"
             )
     return lines or ["The store is empty; publish a model with `islet export`."]
-
-
-def table(report: Mapping[str, Any]) -> str:
-    """Volumes and seconds of a report, for people."""
-    lines = [f"{'mask':<22}{'mL':>10}  notes"]
-    for name, found in report["masks"].items():
-        notes = []
-        if found["touches_edge"]:
-            notes.append(f"reaches the {', '.join(found['touches_edge'])} edge of the image")
-        if found["not_looked_for"]:
-            notes.append(f"not looked for: {', '.join(found['not_looked_for'])}")
-        lines.append(f"{name:<22}{found['volume_ml']:>10.1f}  {'; '.join(notes)}".rstrip())
-    steps = "  ".join(f"{step} {s:.2f}" for step, s in report["seconds"].items())
-    model = report["model"]
-    lines += [
-        f"seconds: {steps}",
-        f"model {model['reference']} ({model['sha256'][:12]}) on {report['device']}",
-        *(f"warning: {w}" for w in report["warnings"]),
-    ]
-    return "\n".join(lines)
 
 
 class _Progress:

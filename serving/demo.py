@@ -17,9 +17,9 @@ from typing import IO, Any
 from imaging.errors import EmptyInput, ServiceFailed
 from imaging.files import write_whole
 from imaging.read import read_volume
-from serving.commands import table
 from serving.preview import preview
 from serving.process import free_port, running, serve_command, serve_environment
+from serving.report import table
 from serving.segment import LABELS, REPORT
 
 _HOST = "127.0.0.1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +178,26 @@ def model_card(model: StoredModel) -> dict[str, Any]:
         "licence": manifest.licence,
         "intended_use": manifest.intended_use,
     }
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Volumes and seconds of a report, for people."""
+    lines = [f"{'mask':<22}{'mL':>10}  notes"]
+    for name, found in report["masks"].items():
+        notes = []
+        if found["touches_edge"]:
+            notes.append(f"reaches the {', '.join(found['touches_edge'])} edge of the image")
+        if found["not_looked_for"]:
+            notes.append(f"not looked for: {', '.join(found['not_looked_for'])}")
+        lines.append(f"{name:<22}{found['volume_ml']:>10.1f}  {'; '.join(notes)}".rstrip())
+    steps = "  ".join(f"{step} {s:.2f}" for step, s in report["seconds"].items())
+    model = report["model"]
+    lines += [
+        f"seconds: {steps}",
+        f"model {model['reference']} ({model['sha256'][:12]}) on {report['device']}",
+        *(f"warning: {w}" for w in report["warnings"]),
+    ]
+    return "\n".join(lines)
 
 
 def _crop(plane: NDArray[Any]) -> tuple[tuple[int, int], NDArray[Any]]:

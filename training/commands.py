@@ -83,7 +83,7 @@ def export(args: argparse.Namespace) -> int:
 
 def phantom(args: argparse.Namespace) -> int:
     """``islet phantom OUT``: write a labelled phantom set in the Decathlon's layout."""
-    from training.phantom import write_set
+    from training.phantoms import write_set
 
     write_set(args.out, args.cases, args.seed, args.style)
     print(f"{args.cases} phantoms in {args.out}")

@@ -17,7 +17,7 @@ from training import checkpoint
 from training.cases import Case, Loaded, load
 from training.fit import fit, initial_network
 from training.package import export_recipe, manifest_of, provenance_of
-from training.phantom import make_phantom
+from training.phantoms import make_phantom
 from training.recipe import Recipe
 from training.samples import Prepared, prepare
 

@@ -15,7 +15,7 @@ from models.onnxfile import read_manifest
 from training.cases import Loaded
 from training.fit import fit
 from training.package import export_recipe, manifest_of, provenance_of
-from training.phantom import make_phantom
+from training.phantoms import make_phantom
 from training.recipe import Optimizer, Recipe
 from training.recipes import RECIPES, recipe
 from training.samples import Prepared, prepare

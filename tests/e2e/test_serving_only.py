@@ -63,7 +63,7 @@ def test_the_released_model_comes_with_the_package(python: Path) -> None:
 
 def test_a_phantom_needs_no_torch(python: Path) -> None:
     code = (
-        "import sys; from training.phantom import make_phantom; "
+        "import sys; from training.phantoms import make_phantom; "
         "make_phantom(0, shape=(16, 32, 32)); print('torch' in sys.modules)"
     )
     assert _run(python, "-c", code).strip() == "False"

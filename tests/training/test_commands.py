@@ -120,10 +120,10 @@ def test_scores_that_are_no_json_are_refused(
 def test_phantom_writes_a_set_that_opens(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import training.phantom
+    import training.phantoms
 
-    honest = training.phantom.write_set
-    monkeypatch.setattr(training.phantom, "write_set", lambda *a: honest(*a, shape=(16, 24, 24)))
+    honest = training.phantoms.write_set
+    monkeypatch.setattr(training.phantoms, "write_set", lambda *a: honest(*a, shape=(16, 24, 24)))
     assert islet.main(["phantom", str(tmp_path / "set"), "--cases", "2", "--seed", "3"]) == 0
     assert "2 phantoms" in capsys.readouterr().out
     from training.datasets import open_dataset

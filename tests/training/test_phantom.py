@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from imaging.errors import BadParameter
 from models.labels import BY_NAME, STRUCTURES, structure
-from training import phantom_canvas
-from training.phantom import ANNOTATED, STYLES, Phantom, SiteStyle, make_phantom, write_set
+from training.phantoms import ANNOTATED, STYLES, Phantom, SiteStyle, make_phantom, write_set
+from training.phantoms import canvas as phantom_canvas
 
 TINY = (32, 64, 64)
 SEEDS = (1, 2, 3, 4, 5, 6)
@@ -219,7 +219,9 @@ def test_refusals_name_the_value(call, said) -> None:  # type: ignore[no-untyped
 
 
 def test_needs_no_torch_or_monai() -> None:
-    code = "import sys, training.phantom;print([m for m in ('torch', 'monai') if m in sys.modules])"
+    code = (
+        "import sys, training.phantoms;print([m for m in ('torch', 'monai') if m in sys.modules])"
+    )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from models.labels import BY_NAME
-from training.phantom_body import draw_body
-from training.phantom_canvas import Tube
-from training.phantom_patient import Patient
+from training.phantoms.body import draw_body
+from training.phantoms.canvas import Tube
+from training.phantoms.patient import Patient
 from training.shapes import F32, Point, ellipsoid, rotated, rotation, smooth_min
 
 DRAWN = (

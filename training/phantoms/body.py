@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.phantom_patient import Patient
+from training.phantoms.patient import Patient
 from training.shapes import ellipsoid, smooth_min
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.phantom_canvas import Box, Canvas
+from training.phantoms.canvas import Box, Canvas
 from training.shapes import F32, Point
 
 PHASES = ("none", "arterial", "portal", "late")

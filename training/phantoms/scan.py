@@ -1,15 +1,13 @@
-"""A procedural abdominal CT: endless training cases with exact labels, and no patient behind them.
+"""From a painted abdomen to a CT as a scanner of some style sees it.
 
-The anatomy (:mod:`training.phantom_anatomy`) is painted on a moderate isotropic grid and brought to
-a scanner's grid by its style: slice thickness and partial volume, kernel, noise, contrast phase,
+The anatomy (:mod:`training.phantoms.anatomy`) is painted on a moderate isotropic grid and brought
+to a scanner's grid by its style: slice thickness and partial volume, kernel, noise, contrast phase,
 field of view. Everything follows from one seed. Needs numpy and SimpleITK only.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
@@ -18,86 +16,18 @@ from numpy.typing import NDArray
 from imaging.errors import BadParameter
 from imaging.geometry import Geometry
 from imaging.volume import Volume
-from imaging.writers.nifti import write_nifti
-from models.labels import BY_NAME, STRUCTURES
+from models.labels import STRUCTURES
 from training.lesions import KINDS, Kind, Lesion, plant
-from training.phantom_anatomy import DRAWN, draw
-from training.phantom_canvas import AIR_HU, Canvas
-from training.phantom_patient import PHASES, Frame, Patient, sample_frame, sample_hu
+from training.phantoms.anatomy import DRAWN, draw
+from training.phantoms.canvas import AIR_HU, Canvas
+from training.phantoms.patient import Frame, Patient, sample_frame, sample_hu
+from training.phantoms.styles import STYLES, SiteStyle, sample_style
 from training.shapes import F32
 
 DRAWING_STEP_MM = 2.0
 ANNOTATED: tuple[str, ...] = tuple(
     s.name for s in STRUCTURES if s.name in DRAWN or s.parent in DRAWN
 )
-
-
-@dataclass(frozen=True)
-class SiteStyle:
-    """How one hospital scans.
-
-    Attributes:
-        name: of the style.
-        slice_mm: slice thickness and distance.
-        matrix: pixels along x and y.
-        field_of_view_mm: side of the square the matrix covers.
-        phase: ``none``, ``arterial``, ``portal`` or ``late``.
-        noise_hu: standard deviation of the noise.
-        kernel_mm: standard deviation of the blur in the slice; negative sharpens as much.
-        coverage_mm: length of the scan along z.
-        table: whether the table is in the picture.
-
-    Raises:
-        BadParameter: a value outside its range.
-    """
-
-    name: str
-    slice_mm: float
-    matrix: int = 512
-    field_of_view_mm: float = 400.0
-    phase: str = "portal"
-    noise_hu: float = 12.0
-    kernel_mm: float = 0.6
-    coverage_mm: float = 280.0
-    table: bool = True
-
-    def __post_init__(self) -> None:
-        if self.phase not in PHASES:
-            raise BadParameter(f"phase must be one of {', '.join(PHASES)}, not {self.phase!r}.")
-        positive = (self.slice_mm, self.matrix, self.field_of_view_mm, self.coverage_mm)
-        if min(positive) <= 0 or self.noise_hu < 0:
-            raise BadParameter(
-                f"Style {self.name!r} needs positive sizes and noise of at least 0: slice "
-                f"{self.slice_mm} mm, matrix {self.matrix}, field of view "
-                f"{self.field_of_view_mm} mm, coverage {self.coverage_mm} mm, noise "
-                f"{self.noise_hu} HU."
-            )
-
-
-STYLES: dict[str, SiteStyle] = {
-    style.name: style
-    for style in (
-        SiteStyle("a-thin-portal", 2.5, field_of_view_mm=390, noise_hu=14, kernel_mm=0.5),
-        SiteStyle("b-thick-portal", 5.0, field_of_view_mm=420, noise_hu=8, kernel_mm=1.0),
-        SiteStyle("c-noncontrast", 3.0, 512, 460, "none", 18, 0.8, 300),
-        SiteStyle("d-arterial-noisy", 1.5, 512, 380, "arterial", 30, 0.3, 240),
-        SiteStyle("e-late-sharp", 4.0, 512, 400, "late", 20, -0.6, 320, table=False),
-    )
-}
-
-
-def sample_style(rng: np.random.Generator) -> SiteStyle:
-    """A random style, wider than the named ones."""
-    return SiteStyle(
-        "random",
-        slice_mm=round(float(rng.choice([1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0])), 2),
-        field_of_view_mm=float(rng.uniform(340, 480)),
-        phase=str(rng.choice(PHASES, p=[0.2, 0.2, 0.45, 0.15])),
-        noise_hu=float(rng.uniform(5, 30)),
-        kernel_mm=float(rng.uniform(-0.6, 1.2)),
-        coverage_mm=float(rng.uniform(180, 340)),
-        table=bool(rng.random() < 0.7),
-    )
 
 
 @dataclass(frozen=True)
@@ -159,52 +89,6 @@ def make_phantom(
     volume = Volume(_scan(hu, canvas, grid, style, rng), grid)
     found = Volume(_labels(labels, canvas, grid), grid)
     return Phantom(volume, found, ANNOTATED, _onto(lesions, canvas, grid))
-
-
-def write_set(
-    out: Path,
-    cases: int,
-    seed: int,
-    style: SiteStyle | str | None = None,
-    *,
-    shape: tuple[int, int, int] | None = None,
-) -> None:
-    """Write a labelled data set in the Medical Segmentation Decathlon's layout.
-
-    ``dataset.json`` beside ``imagesTr/`` and ``labelsTr/`` (.nii.gz); its key ``islet_annotated``
-    lists the annotated structures.
-
-    Args:
-        out: folder, made where missing.
-        cases: how many.
-        seed: of the set; sets of different seeds share no case.
-        style, shape: as in :func:`make_phantom`.
-
-    Raises:
-        BadParameter: fewer than one case, or what :func:`make_phantom` refuses.
-    """
-    if cases < 1:
-        raise BadParameter(f"A set needs at least one case, not {cases}.", cases=cases)
-    for folder in ("imagesTr", "labelsTr"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    pairs = []
-    for index, case_seed in enumerate(np.random.SeedSequence(seed).generate_state(cases)):
-        phantom = make_phantom(int(case_seed), style, shape=shape)
-        name = f"phantom_{index:03d}.nii.gz"
-        write_nifti(phantom.volume, out / "imagesTr" / name)
-        write_nifti(phantom.labels, out / "labelsTr" / name)
-        pairs.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
-    meta = {
-        "name": "islet phantoms",
-        "licence": "Apache-2.0",
-        "modality": {"0": "CT"},
-        "labels": {"0": "background", **{str(BY_NAME[n].value): n for n in ANNOTATED}},
-        "numTraining": cases,
-        "training": pairs,
-        "islet_annotated": list(ANNOTATED),
-        "islet_label_kind": "exact",
-    }
-    (out / "dataset.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
 def _grid(
