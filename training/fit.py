@@ -199,8 +199,9 @@ class _Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             logits = self.network(images)
         if self.recipe.loss == "dice":
-            return dice_loss(torch.sigmoid(logits.float()[:, 0]), targets)
-        return marginal_log_dice_ce(logits, targets, folds, batch_dice=targets.ndim == 3)
+            return dice_loss(torch.sigmoid(logits.float()[:, 0]), targets, self.recipe.smooth)
+        flat = targets.ndim == 3
+        return marginal_log_dice_ce(logits, targets, folds, self.recipe.smooth, batch_dice=flat)
 
     def _validate(self) -> float:
         assert self.validation is not None

@@ -52,8 +52,8 @@ def manifest_of(
 def inference_patch(recipe: Recipe) -> tuple[int, int, int]:
     """The patch of serving: a 3D network sees whole slices of an abdomen at a time.
 
-    Overlap is computed twice, and in the slice it would be on two axes: at 2.5 mm, 520 mm of field
-    of view fit into one patch. Its depth is that of training, which bounds the memory.
+    Overlap is computed twice, and in the slice it would be on two axes: at 2.5 mm and more, the
+    520 mm of any scanner fit into one patch. Its depth is that of training, which bounds memory.
     """
     z, y, x = recipe.patch
     return (z, y, x) if z == 1 else (z, max(y, 208), max(x, 208))

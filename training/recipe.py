@@ -78,6 +78,8 @@ class Recipe:
         activation, sampling, intensity, patch, overlap, cleanup: of the manifest.
         loss: ``marginal_log_dice_ce`` (softmax, partial labels) or ``dice`` (one sigmoid
             structure).
+        smooth: added to Dice's numerator and denominator, in voxels. What is smaller in a patch
+            pulls less: specks of organs at its border, and lesions before their organs are found.
         steps, steps_per_epoch, batch: length of the training.
         optimizer, augment: see there.
         foreground: part of the patches that are centred on a labelled voxel.
@@ -102,6 +104,7 @@ class Recipe:
     overlap: float = 0.25
     cleanup: tuple[Cleanup, ...] = ()
     loss: str = "marginal_log_dice_ce"
+    smooth: float = 1.0
     steps: int = 1000
     steps_per_epoch: int = 100
     batch: int = 1

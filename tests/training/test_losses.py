@@ -203,6 +203,19 @@ def test_a_starving_structure_keeps_a_strong_gradient() -> None:
     assert pulls[1] > 0.9 * pulls[0] > 0.5
 
 
+def test_a_speck_pulls_less_with_a_larger_smooth() -> None:
+    def pull(size: int, smooth: float) -> float:
+        p = torch.tensor([[0.9, 0.1]]).T[None].repeat(1, 1, 1000)
+        x = p.log().requires_grad_()
+        target = (torch.arange(1000) < size).long()[None]
+        marginal_log_dice_ce(x, target, torch.tensor([[0, 1]]), smooth).backward()
+        return float(x.grad.abs().sum())
+
+    # An organ is hardly touched.
+    assert pull(5, 100) < 0.5 * pull(5, 1)
+    assert pull(600, 100) > 0.5 * pull(600, 1)
+
+
 def test_dice_loss_by_hand() -> None:
     p, t = torch.tensor([[0.5, 0.25], [1.0, 0.0]]), torch.tensor([[1, 0], [1, 1]])
     assert dice_loss(p, t).item() == pytest.approx(1 - (2 * 1.5 + 1) / (1.75 + 3 + 1))
