@@ -74,11 +74,14 @@ class Cleanup:
         structure: which one.
         keep_largest: keep at most so many connected components (0 keeps all).
         min_ml: drop components smaller than this.
+        paired: one organ on each side: keep the largest component left and right of the image's
+            middle. What lies across it (bladder, bowel) goes, unless nothing else is there.
     """
 
     structure: str
     keep_largest: int = 0
     min_ml: float = 0.0
+    paired: bool = False
 
     def __post_init__(self) -> None:
         _freeze(self)
@@ -253,7 +256,8 @@ def _fits(value: Any, hint: Any) -> bool:
             and all(map(_fits, value, options))
         )
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return isinstance(value, hint) and not isinstance(value, bool)
+        # To Python True is an integer; to a manifest it is not.
+        return isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
     return math.isfinite(value) and (hint is float or (hint is int and isinstance(value, int)))
 
 

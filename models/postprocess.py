@@ -12,6 +12,9 @@ from imaging.threads import spread
 from models.labels import STRUCTURES, structure
 from models.manifest import Cleanup, Manifest
 
+# The part of a component that lies on one side when the component counts as of that side.
+_ONE_SIDED = 0.75
+
 
 def label_values(manifest: Manifest) -> NDArray[np.uint8]:
     """Label value of each channel of the network's output (0 for the background)."""
@@ -92,13 +95,27 @@ def _dropped(
     parts = sitk.ConnectedComponent(sitk.GetImageFromArray(whole.astype(np.uint8)), True)
     smallest = max(1, int(np.ceil(step.min_ml / voxel_ml)))
     # Relabelled by size: component 1 is the largest, 0 what is too small.
-    ranked = sitk.GetArrayFromImage(sitk.RelabelComponent(parts, smallest, True))[own]
+    by_size = sitk.GetArrayFromImage(sitk.RelabelComponent(parts, smallest, True))
+    ranked = by_size[own]
     # A lesion that touches no voxel of the organ is none of its parts.
     kept = np.unique(ranked[ranked > 0])
+    if step.paired and len(kept):
+        kept = _one_a_side(by_size, kept, dropped.shape[2] // 2 - box[2].start)
     if step.keep_largest:
         kept = kept[: step.keep_largest]
     dropped[box][own] = ~np.isin(ranked, kept)
     return dropped
+
+
+def _one_a_side(parts: NDArray[Any], kept: NDArray[Any], middle: int) -> NDArray[Any]:
+    """Of the kept components, numbered by size, the largest on each side of a column (X)."""
+    count = int(parts.max()) + 1
+    right = np.bincount(parts[..., : max(middle, 0)].ravel(), minlength=count)[kept]
+    share = right / np.bincount(parts.ravel(), minlength=count)[kept]
+    sides = (kept[share > _ONE_SIDED], kept[share < 1 - _ONE_SIDED])
+    found = np.concatenate([side[:1] for side in sides])
+    # A horseshoe kidney is one component across the middle.
+    return found if found.size else kept[:1]
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:

@@ -37,6 +37,7 @@ def line(text: str) -> np.ndarray:
                     np.uint8).reshape(1, 1, -1)  # fmt: skip
 
 
+PAIRED = Cleanup("kidney", paired=True)
 KEEP_ONE, KEEP_TWO = Cleanup("kidney", keep_largest=1), Cleanup("kidney", keep_largest=2)
 
 
@@ -62,6 +63,14 @@ KEEP_ONE, KEEP_TWO = Cleanup("kidney", keep_largest=1), Cleanup("kidney", keep_l
         # A lesion's own step looks at the lesion alone.
         ("kkkt.tt", (Cleanup("kidney_tumor", keep_largest=1),), "kkk..tt"),
         ("kk.kkkt.k", (Cleanup("kidney_tumor", min_ml=2.0), KEEP_ONE), "...kkk..."),
+        # Of a pair, the largest on either side; what lies across the middle goes,
+        ("kk.k.kkkk.k.", (PAIRED,), "kk........k."),
+        ("k.kk....kk.k", (PAIRED,), "..kk....kk.."),
+        # also where one side, or the middle, is all there is.
+        ("kk.k........", (PAIRED,), "kk.........."),
+        ("k...kkkk....", (PAIRED,), "k..........."),
+        ("....kkkk....", (PAIRED,), "....kkkk...."),
+        ("....kkkk....", (Cleanup("kidney", min_ml=5.0, paired=True),), "............"),
         # Another organ's lesions are no bridge.
         ("kklkk", (KEEP_ONE,), "kkl.."),
     ],

@@ -42,7 +42,7 @@ def starter() -> Recipe:
             Cleanup("pancreas", keep_largest=1),
             Cleanup("liver", keep_largest=1),
             Cleanup("spleen", keep_largest=1),
-            Cleanup("kidney", keep_largest=2, min_ml=5.0),
+            Cleanup("kidney", min_ml=5.0, paired=True),
             Cleanup("kidney_tumor", min_ml=0.5),
             Cleanup("kidney_cyst", min_ml=0.5),
             Cleanup("pancreas_tumor", min_ml=0.5),
