@@ -59,6 +59,12 @@ def test_of_several_series_one_can_be_chosen(
     assert report["input"]["format"] == "dicom"
 
 
+def refused(service: Service, data: bytes | bytearray, status: int, code: str) -> None:  # noqa: F811
+    answer = service.client.post("/v1/segment", content=bytes(data))
+    error = error_of(answer)
+    assert (answer.status_code, error["code"]) == (status, code), error
+
+
 def packed(method: int = zipfile.ZIP_DEFLATED, **files: bytes) -> bytearray:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", method) as archive:
@@ -114,10 +120,7 @@ def test_a_faulty_archive_is_refused_with_its_code(
     service: Service,  # noqa: F811
     name: str,
 ) -> None:
-    data, status, code = ARCHIVES[name]
-    answer = service.client.post("/v1/segment", content=bytes(data))
-    error = error_of(answer)
-    assert (answer.status_code, error["code"]) == (status, code), error
+    refused(service, *ARCHIVES[name])
 
 
 def nifti(array: np.ndarray) -> bytes:
@@ -143,7 +146,4 @@ def test_a_faulty_nifti_is_refused_with_its_code(
     service: Service,  # noqa: F811
     name: str,
 ) -> None:
-    data, status, code = NIFTIS[name]
-    answer = service.client.post("/v1/segment", content=data)
-    error = error_of(answer)
-    assert (answer.status_code, error["code"]) == (status, code), error
+    refused(service, *NIFTIS[name])
