@@ -108,12 +108,12 @@ def _dropped(
 
 
 def _one_a_side(parts: NDArray[Any], kept: NDArray[Any], middle: int) -> NDArray[Any]:
-    """Of the kept components, numbered by size, the largest on each side of a column (X)."""
+    """Of the kept components, numbered by size, each side's largest; sorted."""
     count = int(parts.max()) + 1
     right = np.bincount(parts[..., : max(middle, 0)].ravel(), minlength=count)[kept]
     share = right / np.bincount(parts.ravel(), minlength=count)[kept]
     sides = (kept[share > _ONE_SIDED], kept[share < 1 - _ONE_SIDED])
-    found = np.concatenate([side[:1] for side in sides])
+    found = np.sort(np.concatenate([side[:1] for side in sides]))
     # A horseshoe kidney is one component across the middle.
     return found if found.size else kept[:1]
 

@@ -66,6 +66,8 @@ KEEP_ONE, KEEP_TWO = Cleanup("kidney", keep_largest=1), Cleanup("kidney", keep_l
         # Of a pair, the largest on either side; what lies across the middle goes,
         ("kk.k.kkkk.k.", (PAIRED,), "kk........k."),
         ("k.kk....kk.k", (PAIRED,), "..kk....kk.."),
+        # the larger one first where only one may stay,
+        ("k......kk...", (Cleanup("kidney", keep_largest=1, paired=True),), ".......kk..."),
         # also where one side, or the middle, is all there is.
         ("kk.k........", (PAIRED,), "kk.........."),
         ("k...kkkk....", (PAIRED,), "k..........."),
