@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serving(commands)
     _add_training(commands)
+    _add_data(commands)
     return parser
 
 
@@ -75,41 +76,95 @@ def _add_training(commands: Any) -> None:
     _add_recipe(train)
     train.add_argument("--validate", nargs="*", default=[], help="names of cases to choose by")
     train.add_argument("--resume", action="store_true", help="go on where the run stopped")
+    train.add_argument("--cache", type=Path, help="folder of prepared cases (default: in the run)")
+    train.add_argument(
+        "--track", nargs="*", default=[], help="draw its curves with tensorboard, mlflow or both"
+    )
+    train.add_argument("--tracking-uri", help="MLflow's server (default: a file in the run)")
 
-    cross = commands.add_parser("crossvalidate", help="one model per left-out case, and its Dice")
+    cross = commands.add_parser("crossvalidate", help="one model per left-out part, and its Dice")
     cross.set_defaults(command=_training("crossvalidation"))
     _add_recipe(cross)
-    cross.add_argument("--only", nargs="*", default=[], help="names of the cases to leave out")
-    cross.add_argument("--json", type=Path, help="write the scores here too")
+    cross.add_argument("--folds", type=int, default=0, help="parts (default: one case at a time)")
+    cross.add_argument("--only", nargs="*", default=[], help="names of the parts to leave out")
+    _add_scores(cross)
 
-    evaluate = commands.add_parser("evaluate", help="Dice of a model on labelled cases")
+    ensemble = commands.add_parser("ensemble", help="make one model of several runs")
+    ensemble.set_defaults(command=_training("ensemble"))
+    ensemble.add_argument("runs", type=Path, nargs="+", help="folders of trainings of one recipe")
+    ensemble.add_argument("-o", "--out", type=Path, required=True, help="the .onnx file")
+
+    evaluate = commands.add_parser("evaluate", help="scores of a model on labelled cases")
     evaluate.set_defaults(command=_training("evaluation"))
     evaluate.add_argument("model", help="an .onnx file, or a model of the store")
     evaluate.add_argument("--data", type=Path, nargs="+", required=True)
-    evaluate.add_argument("--json", type=Path, help="write the scores here too")
+    evaluate.add_argument("--split", default="all", choices=("all", "train", "validation", "test"))
+    evaluate.add_argument(
+        "--surfaces", action="store_true", help="surface Dice, Hausdorff distance"
+    )
+    _add_scores(evaluate)
 
     export = commands.add_parser("export", help="write a run's model as ONNX")
     export.set_defaults(command=_training("export"))
     export.add_argument("run", type=Path, help="folder of a training")
     export.add_argument("-o", "--out", type=Path, help="the .onnx file (default: in the run)")
+    export.add_argument("--task", help="of a dynamic head, e.g. pancreas")
     export.add_argument("--scores", type=Path, help="JSON to keep in the manifest as its scores")
     export.add_argument(
         "--publish", nargs="*", metavar="ALIAS", help="into the store, under these aliases (live)"
     )
 
-    phantom = commands.add_parser("phantom", help="write a labelled phantom set")
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="check a data set, or make one of phantoms")
+    kinds = data.add_subparsers(required=True, metavar="COMMAND")
+
+    check = kinds.add_parser("check", help="look for what would spoil a training")
+    check.set_defaults(command=_training("check_data"))
+    check.add_argument("folders", type=Path, nargs="+", help="data sets, looked at together")
+
+    make = kinds.add_parser("make", help="write a phantom set in a public layout")
+    make.set_defaults(command=_training("make_data"))
+    make.add_argument("layout", help="e.g. decathlon:liver or kits21; any other name lists them")
+    make.add_argument("out", type=Path)
+    make.add_argument("--cases", type=int, default=4)
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--style", help="scanner style (default: a random one per case)")
+    make.add_argument("--shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels a case")
+
+    phantom = commands.add_parser("phantom", help="write a phantom set with all its labels")
     phantom.set_defaults(command=_training("phantom"))
     phantom.add_argument("out", type=Path)
     phantom.add_argument("--cases", type=int, default=4)
     phantom.add_argument("--seed", type=int, default=0)
     phantom.add_argument("--style", help="scanner style (default: a random one per case)")
 
+    reproduce = commands.add_parser("reproduce", help="print a paper's table beside ours")
+    reproduce.set_defaults(command=_training("reproduction"))
+    reproduce.add_argument("table", choices=("monet", "kits21", "partial-labels"))
+    reproduce.add_argument("-o", "--out", type=Path, required=True, help="folder of its trainings")
+    reproduce.add_argument("--data", type=Path, nargs="*", default=[], help="real data sets")
+    reproduce.add_argument("--outside", type=Path, nargs="*", default=[], help="of another source")
+    reproduce.add_argument("--scale", default="tiny", choices=("tiny", "small", "paper"))
+    reproduce.add_argument("--seeds", type=int, default=3)
+    reproduce.add_argument("--steps", type=int)
+
+
+def _add_scores(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, help="write the scores here too")
+    parser.add_argument("--csv", type=Path, help="write the scores here too, a line a case")
+
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="name of a recipe, e.g. starter or monet")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="data set folders")
+    parser.add_argument("--data", type=Path, nargs="*", default=[], help="data set folders")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--scale", default="paper", choices=("tiny", "small", "paper"), help="size of the training"
+    )
+    parser.add_argument("--pretrained", type=Path, help="run or checkpoint to start from")
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--batch", type=int)
     parser.add_argument("--phantoms", type=int)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

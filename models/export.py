@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import onnx
@@ -41,6 +42,18 @@ class Parity:
     agreement: float
 
 
+@runtime_checkable
+class Exportable(Protocol):
+    """A network, or a part of one, that is written in another form than it is trained in."""
+
+    def exportable(self) -> nn.Module:
+        """A new module that gives the same in evaluation mode; the network stays as it is.
+
+        It may leave out what only training needs, and make constants of what is one by then.
+        """
+        ...  # pragma: no cover
+
+
 def export(
     network: nn.Module,
     manifest: Manifest,
@@ -51,7 +64,8 @@ def export(
 
     Args:
         network: takes (N, 1, *space), gives logits (N, C, *space); moved to the CPU and put
-            into evaluation mode.
+            into evaluation mode. It and its parts may be :class:`Exportable`; the comparison is
+            with the network as it was given.
         manifest: what the file will say of itself; its hash is filled in here.
         path: of the ``.onnx`` file; written only when the comparison holds.
         samples: real network inputs (N, 1, *space) to compare on, besides random ones.
@@ -63,7 +77,7 @@ def export(
         CorruptModel: the exported graph computes something else than the network.
     """
     network = network.cpu().float().eval()
-    model = _to_onnx(_with_exact_norms(network), manifest)
+    model = _to_onnx(_written_form(network), manifest)
     parity = compare(network, model, manifest, [*_random_inputs(manifest), *samples])
     # Asked this way round, so that a difference that is no number is refused as well.
     if not (parity.max_difference <= TOLERANCE and parity.agreement >= 0.9999):
@@ -106,31 +120,40 @@ def _decisions(scores: NDArray[np.float32], manifest: Manifest) -> NDArray[np.ui
 def _random_inputs(manifest: Manifest) -> list[NDArray[np.float32]]:
     """Two sizes and two batches, so that a size frozen into the graph is found."""
     rng = np.random.default_rng(0)
-    space = manifest.divisor[3 - manifest.dims :]
-    small = [max(d, -(-16 // d) * d) for d in space]
-    larger = [s + d for s, d in zip(small, space, strict=True)]
+    small = _smallest(manifest)
+    divisor = manifest.divisor[3 - manifest.dims :]
+    larger = [s + d for s, d in zip(small, divisor, strict=True)]
     return [
         rng.standard_normal((n, 1, *size)).astype(np.float32)
         for n, size in ((1, small), (2, larger))
     ]
 
 
-class _InstanceNorm(nn.Module):
-    """Instance norm whose means are taken one axis at a time.
+def _smallest(manifest: Manifest) -> list[int]:
+    """A size whose coarsest level has two voxels a side: instance norm takes no single one."""
+    return [max(2 * d, -(-16 // d) * d) for d in manifest.divisor[3 - manifest.dims :]]
 
-    ONNX Runtime sums all voxels of a channel into one float32. Over millions of them, much of it
+
+class _ExactNorm(nn.Module):
+    """Instance or group norm whose means are taken one axis at a time.
+
+    ONNX Runtime sums all voxels of a group into one float32. Over millions of them, much of it
     air of one value, that is wrong by up to a hundredth of the largest logit at 96x160x160; a sum
     of sums is not, for a few per cent of time.
     """
 
-    def __init__(self, norm: nn.InstanceNorm2d | nn.InstanceNorm3d) -> None:
+    def __init__(self, norm: nn.InstanceNorm2d | nn.InstanceNorm3d | nn.GroupNorm) -> None:
         super().__init__()
         self.weight, self.bias = norm.weight, norm.bias
         self.eps, self.affine = norm.eps, norm.affine
+        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - _mean(x)
+        grouped = x if self.groups is None else torch.unflatten(x, 1, (self.groups, -1))
+        centred = grouped - _mean(grouped)
         normal = centred * torch.rsqrt(_mean(centred * centred) + self.eps)
+        if self.groups is not None:
+            normal = normal.flatten(1, 2)
         if not self.affine:
             return normal
         shape = (1, -1, *[1] * (x.ndim - 2))
@@ -143,19 +166,25 @@ def _mean(x: Tensor) -> Tensor:
     return x
 
 
-def _with_exact_norms(network: nn.Module) -> nn.Module:
+def _written_form(network: nn.Module) -> nn.Module:
     """A copy that computes the same, in a way that ONNX Runtime computes well."""
-    network = copy.deepcopy(network)
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.InstanceNorm2d | nn.InstanceNorm3d):
-                setattr(parent, name, _InstanceNorm(child))
-    return network
+    return _with_parts_replaced(copy.deepcopy(_own_form(network))).eval()
+
+
+def _own_form(module: nn.Module) -> nn.Module:
+    return module.exportable() if isinstance(module, Exportable) else module
+
+
+def _with_parts_replaced(module: nn.Module) -> nn.Module:
+    if isinstance(module, nn.InstanceNorm2d | nn.InstanceNorm3d | nn.GroupNorm):
+        return _ExactNorm(module)
+    for name, child in list(module.named_children()):
+        setattr(module, name, _with_parts_replaced(_own_form(child)))
+    return module
 
 
 def _to_onnx(network: nn.Module, manifest: Manifest) -> onnx.ModelProto:
-    size = [2 * d for d in manifest.divisor[3 - manifest.dims :]]
-    example = torch.zeros((2, 1, *[max(s, 16) for s in size]))
+    example = torch.zeros((2, 1, *_smallest(manifest)))
     free = dict.fromkeys((0, *range(2, example.ndim)), torch.export.Dim.DYNAMIC)
     with _quiet_exporter():
         program = torch.onnx.export(

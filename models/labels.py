@@ -19,8 +19,8 @@ class Structure:
             CID 7159 lists it (where it grows is its parent's concept).
         meaning: DICOM's code meaning for that concept.
         colour: recommended display colour, sRGB 0..255.
-        parent: for a lesion, the organ it grows in; where a data set has labels for the organ
-            but not for the lesion, the lesion's voxels lie inside the organ's label.
+        parent: for a lesion or a vessel, the organ it lies in; where a data set has labels for
+            the organ but not for it, its voxels lie inside the organ's label.
     """
 
     name: str
@@ -43,16 +43,27 @@ STRUCTURES: tuple[Structure, ...] = (
     Structure("stomach", 9, "69695003", "Stomach", (216, 132, 105)),
     Structure("duodenum", 10, "38848004", "Duodenum", (255, 253, 229)),
     Structure("esophagus", 11, "32849002", "Esophagus", (211, 171, 143)),
+    Structure("liver_tumor", 12, "108369006", "Neoplasm", (255, 127, 80), "liver"),
+    Structure("hepatic_vessel", 13, "59820001", "Blood Vessel", (0, 110, 180), "liver"),
+    Structure("colon", 14, "71854001", "Colon", (255, 204, 61)),
+    Structure("colon_tumor", 15, "108369006", "Neoplasm", (150, 20, 90), "colon"),
+    Structure("lung", 16, "39607008", "Lung", (197, 165, 145)),
+    Structure("lung_tumor", 17, "108369006", "Neoplasm", (180, 60, 20), "lung"),
 )
 
 BY_NAME: dict[str, Structure] = {s.name: s for s in STRUCTURES}
 
 # Unions a user asks for. An organ's mask holds its lesions too; ``*_parenchyma`` is the organ's
-# own label value alone.
+# own label value alone. ``kidney``, ``kidney_masses`` and ``kidney_tumor`` are the three
+# hierarchical evaluation classes of KiTS21.
 GROUPS: dict[str, tuple[str, ...]] = {
     "pancreas": ("pancreas", "pancreas_tumor"),
     "tumor": ("pancreas_tumor", "kidney_tumor"),
     "kidney": ("kidney", "kidney_tumor", "kidney_cyst"),
+    "kidney_masses": ("kidney_tumor", "kidney_cyst"),
+    "liver": ("liver", "liver_tumor", "hepatic_vessel"),
+    "colon": ("colon", "colon_tumor"),
+    "lung": ("lung", "lung_tumor"),
     "pancreas_parenchyma": ("pancreas",),
     "kidney_parenchyma": ("kidney",),
 }

@@ -22,6 +22,7 @@ def augment_patch(
     spacing: tuple[float, float, float],
     settings: Augment,
     rng: np.random.Generator,
+    still: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """A randomly turned, scaled, shifted and recoloured patch from the middle of a larger region.
 
@@ -32,11 +33,16 @@ def augment_patch(
         spacing: mm per voxel (Z, Y, X).
         settings: how much of what.
         rng: the only source of randomness.
+        still: the region is the patch itself and stays where it is, see :func:`keeps_place`.
 
     Returns:
         float32 HU and uint8 labels, both of shape ``patch``.
     """
-    image, target = _affine(hu, labels, patch, settings, rng)
+    if still:
+        image, target = torch.from_numpy(hu), torch.from_numpy(labels)
+    else:
+        image, target = _affine(hu, labels, patch, settings, rng)
+    image, target = _mirrored(image, target, settings, rng)
     image = _recolour(image, target, settings, rng)
     if settings.blur_mm and rng.random() < 0.3:
         sigma = [rng.uniform(0, settings.blur_mm) / s for s in spacing]
@@ -47,6 +53,59 @@ def augment_patch(
         noise = rng.standard_normal(patch, dtype=np.float32)
         image = image + torch.from_numpy(noise) * float(rng.uniform(0, settings.noise_hu))
     return image, target
+
+
+def keeps_place(settings: Augment, rng: np.random.Generator) -> bool:
+    """Whether a patch is cut as it lies, by the chance of ``affine_p`` or because nothing moves it.
+
+    Nearly half of a patch's time is its interpolation.
+    """
+    moves = any(settings.rotate_deg) or settings.shift or settings.scale != (1.0, 1.0)
+    return not moves or rng.random() >= settings.affine_p
+
+
+def augment_input(values: Tensor, settings: Augment, rng: np.random.Generator) -> Tensor:
+    """Brightness, contrast, gamma and noise on a network's input, each by chance (nnU-Net).
+
+    Args:
+        values: float32 input of any shape.
+        settings: how much of what.
+        rng: the only source of randomness.
+    """
+    changes = (
+        (settings.brightness, _brightness),
+        (settings.spread, _spread),
+        (settings.gamma, _gamma),
+    )
+    for (low, high), change in changes:
+        if (low, high) != (1.0, 1.0) and rng.random() < settings.input_p:
+            values = change(values, float(rng.uniform(low, high)))
+    if settings.input_noise and rng.random() < settings.input_p:
+        noise = torch.from_numpy(rng.standard_normal(tuple(values.shape), dtype=np.float32))
+        values = values + noise * float(rng.uniform(0, settings.input_noise))
+    return values
+
+
+def _brightness(values: Tensor, factor: float) -> Tensor:
+    return values * factor
+
+
+def _spread(values: Tensor, factor: float) -> Tensor:
+    mean = values.mean()
+    return ((values - mean) * factor + mean).clamp(values.min(), values.max())
+
+
+def _gamma(values: Tensor, exponent: float) -> Tensor:
+    low, span = values.min(), values.max() - values.min()
+    unit: Tensor = ((values - low) / span.clamp_min(1e-6)) ** exponent
+    return unit * span + low
+
+
+def _mirrored(
+    image: Tensor, target: Tensor, settings: Augment, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    axes = [axis for axis, on in enumerate(settings.mirror) if on and rng.random() < 0.5]
+    return (image.flip(axes), target.flip(axes)) if axes else (image, target)
 
 
 def _affine(

@@ -10,47 +10,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.errors import DataError, IsletError
+from imaging.geometry import Geometry
 from imaging.read import read_volume
-from imaging.volume import Volume
-from models.labels import BY_NAME
+from imaging.volume import Volume, from_canonical, to_canonical
+from models.labels import BY_NAME, STRUCTURES
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Case:
-    """Where one CT and its labels lie.
+    """Where one CT and its labels lie: one label map, or binary masks, one file or more each.
 
     Attributes:
         name: unique within its data set.
         image: anything ``imaging.read.read_volume`` takes.
-        label: a label map on the image's grid.
+        label: a label map on the image's grid; ``None`` where there are masks instead.
         values: what the values (1 to 255) in ``label`` mean; others are unlabelled.
         annotated: structures that this data set labels wherever they are; every other structure
             is unknown in its unlabelled voxels, not absent.
         source: data set, licence and how it was labelled, for the model's provenance.
+        masks: for a structure, files of 0 and 1 on the image's grid whose union it is.
+        split: ``train``, ``validation`` or ``test``, as the data set publishes it.
+
+    Raises:
+        DataError: a name that is no structure, a value or split out of range, not exactly one of
+            label and masks.
     """
 
     name: str
     image: Path
-    label: Path
+    label: Path | None
     values: Mapping[int, str]
     annotated: tuple[str, ...]
     source: Mapping[str, str] = field(default_factory=dict)
+    masks: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    split: str = "train"
 
     def __post_init__(self) -> None:
-        unknown = (set(self.annotated) | set(self.values.values())) - set(BY_NAME)
-        if unknown:
-            raise DataError(
-                f"Case {self.name}: {sorted(unknown)} are no structures of Islet; map them in the "
-                "data set's reader.",
-                case=self.name,
-            )
+        names = {*self.annotated, *self.values.values(), *self.masks}
+        unknown = sorted(names - set(BY_NAME))
         outside = sorted(value for value in self.values if not 1 <= value <= 255)
-        if outside:
-            raise DataError(
-                f"Case {self.name}: label values must be from 1 to 255 (0 is the background), not "
-                f"{outside}.",
-                case=self.name,
-            )
+        faults = {
+            f"{unknown} are no structures of Islet; map them in the data set's reader.": unknown,
+            f"label values must be from 1 to 255 (0 is the background), not {outside}.": outside,
+            f"split must be one of {', '.join(SPLITS)}, not {self.split!r}.": self.split
+            not in SPLITS,
+            "needs either a label map or masks, not both or neither.": (self.label is None)
+            != bool(self.masks),
+        }
+        for fault, found in faults.items():
+            if found:
+                raise DataError(f"Case {self.name}: {fault}", case=self.name)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The CT (a file or a folder of DICOM) and every label file."""
+        labels = () if self.label is None else (self.label,)
+        return (self.image, *labels, *(path for paths in self.masks.values() for path in paths))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,23 +83,42 @@ class Loaded:
 def load(case: Case) -> Loaded:
     """Read a case and check that its labels fit its CT.
 
+    Labels may be stored in another order of axes than the CT: their own header says which voxel
+    is where, and they are put in the CT's order. Nothing is interpolated or shifted. Masks are
+    laid over each other, organs first, then cysts, then tumors; within each in the order of
+    ``STRUCTURES``; later ones win.
+
     Raises:
         DataError: names the case and the cause: unreadable, another grid, values not in the list.
     """
     try:
         image = read_volume(case.image)
-        labels = read_volume(case.label)
-    except IsletError as error:
-        raise DataError(f"Case {case.name}: {error.message}", case=case.name) from error
-    if not image.geometry.close_to(labels.geometry, 0.1 * min(image.geometry.spacing)):
+        if case.label is None:
+            values = _united(case, image.geometry)
+        else:
+            values = _canonical(_on_grid(case, case.label, image.geometry), case)
+    except DataError:
+        raise
+    except (IsletError, OSError) as error:
+        cause = error.message if isinstance(error, IsletError) else error
+        raise DataError(f"Case {case.name}: {cause}", case=case.name) from error
+    return Loaded(case.name, image, Volume(values, image.geometry), case.annotated)
+
+
+def _on_grid(case: Case, path: Path, grid: Geometry) -> NDArray[np.generic]:
+    """The voxels (Z, Y, X) of a label file in the order of the CT's."""
+    stored = read_volume(path)
+    labels = to_canonical(stored)
+    wanted = to_canonical(Volume(np.empty(grid.shape, np.bool_), grid)).geometry
+    if not wanted.close_to(labels.geometry, 0.1 * min(grid.spacing)):
         raise DataError(
-            f"Case {case.name}: the CT is {image.geometry.shape} at {image.geometry.origin} mm, "
-            f"its labels {labels.geometry.shape} at {labels.geometry.origin} mm; store both on "
+            f"Case {case.name}: the CT is {grid.shape} at {grid.origin} mm, its labels "
+            f"{path.name} {stored.geometry.shape} at {stored.geometry.origin} mm; store both on "
             "one grid.",
             case=case.name,
+            file=path.name,
         )
-    values = _canonical(labels.array, case)
-    return Loaded(case.name, image, Volume(values, image.geometry), case.annotated)
+    return np.ascontiguousarray(from_canonical(labels, grid).array)
 
 
 def _canonical(stored: NDArray[np.generic], case: Case) -> NDArray[np.uint8]:
@@ -98,3 +134,22 @@ def _canonical(stored: NDArray[np.generic], case: Case) -> NDArray[np.uint8]:
     for value, name in case.values.items():
         table[value] = BY_NAME[name].value
     return table[stored.astype(np.uint8)]
+
+
+def _united(case: Case, grid: Geometry) -> NDArray[np.uint8]:
+    """Islet's values from the masks of a case."""
+    labels = np.zeros(grid.shape, np.uint8)
+    # What lies within another structure is drawn after it; KiTS draws tumors over cysts.
+    for structure in sorted(STRUCTURES, key=lambda s: (s.parent is not None, "tumor" in s.name)):
+        for path in case.masks.get(structure.name, ()):
+            stored = _on_grid(case, path, grid)
+            present = np.unique(stored)
+            if not np.isin(present, (0, 1)).all():
+                raise DataError(
+                    f"Case {case.name}: the mask {path.name} holds values from {present.min()} to "
+                    f"{present.max()}; a mask holds 0 and 1 alone.",
+                    case=case.name,
+                    file=path.name,
+                )
+            labels[stored == 1] = structure.value
+    return labels

@@ -1,4 +1,4 @@
-"""One model per left-out case: what a handful of labelled CTs can honestly say of a recipe."""
+"""Models that leave some cases out in turn: what labelled CTs can honestly say of a recipe."""
 
 from __future__ import annotations
 
@@ -10,45 +10,74 @@ from imaging.errors import BadParameter, DataError
 from models.onnxfile import read_manifest
 from training.cases import Case, load
 from training.evaluate import Score, score_case
+from training.folds import folds
 from training.package import onnx_scorer
 from training.recipe import Recipe
-from training.runs import MODEL, describe, make_phantoms, train_run
+from training.runs import CACHE, DESCRIPTION, describe, make_phantoms, models_of, train_run
 
 
 def crossvalidate(
-    recipe: Recipe, cases: Sequence[Case], out: Path, only: Sequence[str] = (), **options: Any
+    recipe: Recipe,
+    cases: Sequence[Case],
+    out: Path,
+    count: int = 0,
+    only: Sequence[str] = (),
+    **options: Any,
 ) -> list[Score]:
-    """Leave each case out in turn, train on the others, score the one left out.
+    """Leave each part out in turn, train on the others, score the one left out.
 
-    A model that is already in ``out/<case>`` is scored, not trained again; one that was
+    A model that is already in ``out/<part>`` is scored, not trained again; one that was
     interrupted goes on. No left-out case is used to choose anything: the last weights count.
 
     Args:
         recipe: what to train.
         cases: at least two.
-        out: a folder for all runs.
-        only: names of cases; only these are left out in turn.
-        options: of :func:`training.fit.fit`.
+        out: a folder for all runs; prepared cases are shared by them.
+        count: number of folds, named ``fold-1`` and so on; 0 leaves out one case at a time, and
+            its run has the case's name.
+        only: names of parts; only these are left out in turn.
+        options: of :func:`training.runs.train_run`.
 
     Raises:
-        BadParameter: ``only`` names no case.
+        BadParameter: ``only`` names no part.
         DataError: ``out`` holds models of another recipe.
     """
-    unknown = set(only) - {case.name for case in cases}
+    parts = _parts(cases, count, recipe.seed)
+    unknown = set(only) - set(parts)
     if unknown:
         raise BadParameter(f"There is no case {sorted(unknown)} to leave out.")
     phantoms = None
     scores = []
-    for left_out in cases:
-        if only and left_out.name not in only:
+    for name, left_out in parts.items():
+        if only and name not in only:
             continue
-        run = out / left_out.name
-        if not (run / MODEL).exists():
+        run = out / name
+        if not ((run / DESCRIPTION).exists() and models_of(run)):
             phantoms = make_phantoms(recipe) if phantoms is None else phantoms
-            others = [case for case in cases if case is not left_out]
-            train_run(recipe, others, run, phantoms=phantoms, resume=True, **options)
+            others = [case for case in cases if case not in left_out]
+            settings: dict[str, Any] = {"cache": out / CACHE, "resume": True} | options
+            train_run(recipe, others, run, phantoms=phantoms, **settings)
         elif describe(run).recipe.to_json() != recipe.to_json():
             raise DataError(f"{run} holds a model of other settings; name another folder.")
-        manifest = read_manifest(run / MODEL)
-        scores += score_case(load(left_out), manifest, onnx_scorer(run / MODEL))
+        scores += _scores(run, left_out)
     return scores
+
+
+def _parts(cases: Sequence[Case], count: int, seed: int) -> dict[str, list[Case]]:
+    if not count:
+        return {case.name: [case] for case in cases}
+    names = folds([case.name for case in cases], count, seed)
+    return {
+        f"fold-{index}": [case for case in cases if case.name in part]
+        for index, part in enumerate(names, 1)
+    }
+
+
+def _scores(run: Path, cases: Sequence[Case]) -> list[Score]:
+    """Of every model of a run: one, or one for each task."""
+    found = []
+    loaded = [load(case) for case in cases]
+    for path in models_of(run):
+        manifest, scorer = read_manifest(path), onnx_scorer(path)
+        found += [score for case in loaded for score in score_case(case, manifest, scorer)]
+    return found

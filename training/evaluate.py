@@ -2,44 +2,84 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.manifest import Manifest
 from models.predict import Scorer, predict
 from training.cases import Case, Loaded, load
-from training.metrics import dice_by_mask, scorable
+from training.metrics import dice, mask_of, scorable, volume_error_ml
+from training.surfaces import KITS21_TOLERANCES_MM, hausdorff95, surface_dice
+
+# What TotalSegmentator is published with; KiTS21's classes have their own.
+_TOLERANCE_MM = 3.0
 
 
 @dataclass(frozen=True)
 class Score:
-    """Dice of one structure (an organ with its lesions) in one case, on the CT's own grid."""
+    """How well one structure (an organ with its lesions) is found in one case, on the CT's grid.
+
+    Attributes:
+        case, structure: names.
+        dice: 1 where both masks are empty, 0 where one is.
+        volume_error_ml: predicted minus true.
+        surface_dice: the part of both surfaces within the tolerance of the other; ``None`` where
+            surfaces were not asked for.
+        hd95_mm: 95th percentile Hausdorff distance; ``None`` also where one mask is empty.
+    """
 
     case: str
     structure: str
     dice: float
+    volume_error_ml: float = 0.0
+    surface_dice: float | None = None
+    hd95_mm: float | None = None
 
 
-def score_case(case: Loaded, manifest: Manifest, scorer: Scorer) -> list[Score]:
-    """Predict one case and score what its labels can judge."""
-    predicted = predict(case.image, manifest, scorer)
-    names = scorable(manifest.outputs, case.annotated)
-    found = dice_by_mask(predicted.array, case.labels.array, names)
-    return [Score(case.name, name, value) for name, value in found.items()]
+def score_case(
+    case: Loaded, manifest: Manifest, scorer: Scorer, surfaces: bool = False
+) -> list[Score]:
+    """Predict one case and score what its labels can judge.
+
+    Args:
+        case: with its labels.
+        manifest, scorer: of the model.
+        surfaces: also surface Dice and Hausdorff distance, which take seconds a structure.
+    """
+    predicted = predict(case.image, manifest, scorer).array
+    spacing = case.image.geometry.spacing
+    found = []
+    for name in scorable(manifest.outputs, case.annotated):
+        masks = mask_of(predicted, name), mask_of(case.labels.array, name)
+        score = Score(case.name, name, dice(*masks), volume_error_ml(*masks, spacing))
+        found.append(_with_surfaces(score, *masks, spacing) if surfaces else score)
+    return found
 
 
-def evaluate(cases: Iterable[Case], manifest: Manifest, scorer: Scorer) -> list[Score]:
+def evaluate(
+    cases: Iterable[Case], manifest: Manifest, scorer: Scorer, surfaces: bool = False
+) -> list[Score]:
     """Scores of every case."""
-    return [score for case in cases for score in score_case(load(case), manifest, scorer)]
+    return [score for case in cases for score in score_case(load(case), manifest, scorer, surfaces)]
 
 
-def table(scores: Sequence[Score]) -> str:
-    """A Markdown table: a row a case, a column a structure, means in the last row."""
+def table(scores: Sequence[Score], field: str = "dice") -> str:
+    """A Markdown table: a row a case, a column a structure, means in the last row.
+
+    Args:
+        scores: of any cases and structures.
+        field: of :class:`Score`.
+    """
     cases = list(dict.fromkeys(s.case for s in scores))
     names = list(dict.fromkeys(s.structure for s in scores))
-    values = {(s.case, s.structure): s.dice for s in scores}
+    values = {(s.case, s.structure): getattr(s, field) for s in scores}
     lines = [
         "| case | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),
@@ -48,9 +88,38 @@ def table(scores: Sequence[Score]) -> str:
         lines.append(
             f"| {case} | " + " | ".join(_cell(values.get((case, n))) for n in names) + " |"
         )
-    means = [float(np.mean([values[c, n] for c in cases if (c, n) in values])) for n in names]
+    means = [_mean([values.get((c, n)) for c in cases]) for n in names]
     lines.append("| **mean** | " + " | ".join(_cell(m) for m in means) + " |")
     return "\n".join(lines)
+
+
+def as_csv(scores: Sequence[Score]) -> str:
+    """The scores as CSV: a header, a line for each case and structure; empty where unknown."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [f.name for f in dataclasses.fields(Score)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(score) for score in scores)
+    return out.getvalue()
+
+
+def _with_surfaces(
+    score: Score,
+    predicted: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    spacing: tuple[float, float, float],
+) -> Score:
+    tolerance = KITS21_TOLERANCES_MM.get(score.structure, _TOLERANCE_MM)
+    distance = hausdorff95(predicted, truth, spacing)
+    return dataclasses.replace(
+        score,
+        surface_dice=surface_dice(predicted, truth, spacing, tolerance),
+        hd95_mm=distance if math.isfinite(distance) else None,
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _cell(value: float | None) -> str:

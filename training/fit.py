@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,18 @@ from imaging.files import write_whole
 from models import architectures
 from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.losses import dice_loss, marginal_log_dice_ce
+from training.objective import Objective
+from training.prepared import Prepared
 from training.recipe import Augment, Recipe
-from training.samples import Prepared, Sampler
+from training.samples import Batch, Sampler, drawn_ahead
+from training.schedules import Schedule, optimizer_of
+from training.world import join
 
 # Validation draws its patches beyond every training step, so that they are never trained on.
 _VALIDATION_STEP = 2**40
 _VALIDATION_BATCHES = 8
+# Batches drawn at a time beside a GPU; beside a CPU's own threads one is enough.
+_DRAWING_ON_GPU = 8
 
 # Called after every epoch with the entry that goes into the history; may raise to stop.
 Hook = Callable[[dict[str, Any]], None]
@@ -32,11 +37,19 @@ Hook = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """What a training ends with: the network on the CPU and its history, an entry an epoch."""
+    """What a training ends with.
+
+    Attributes:
+        network: on the CPU, in evaluation mode.
+        history: an entry an epoch.
+        steps: how many were done.
+        leads: whether this process is the one, of those sharing the training, that writes.
+    """
 
     network: nn.Module
     history: list[dict[str, Any]]
     steps: int
+    leads: bool = True
 
 
 def fit(
@@ -45,13 +58,14 @@ def fit(
     out: Path,
     *,
     validation: Sequence[Prepared] = (),
+    initial: Mapping[str, Tensor] | None = None,
     resume: bool = False,
     device: str = "auto",
     precision: str = "auto",
     hook: Hook | None = None,
     quiet: bool = False,
 ) -> Fitted:
-    """Train a recipe's network.
+    """Train a recipe's network; under torchrun, with every process that it started.
 
     Checkpoints go to ``out/last.pt`` after every epoch and, with a validation set, to
     ``out/best.pt``; the history to ``out/history.jsonl``. A training that was stopped and resumed
@@ -62,6 +76,7 @@ def fit(
         train: cases on the recipe's grid.
         out: folder of the run.
         validation: cases to choose by; without them the last weights are the result.
+        initial: state to start from instead of the seed's; a resumed training has its own.
         resume: go on from ``out/last.pt`` where there is one.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto`` (bf16 autocast where the machine computes it natively), ``fp32``,
@@ -80,14 +95,21 @@ def fit(
         raise DataError(
             f"{out} holds a training; go on with it (--resume) or name another folder (--out)."
         )
-    with tqdm(total=recipe.steps, initial=run.step, disable=quiet, unit="step") as bar:
+    elif initial is not None:
+        run.network.load_state_dict(initial)
+    quiet = quiet or not run.world.leads
+    threads = _DRAWING_ON_GPU if run.device.type == "cuda" else 1
+    with (
+        drawn_ahead(run.sampler, run.step, threads) as batches,
+        tqdm(total=recipe.steps, initial=run.step, disable=quiet, unit="step") as bar,
+    ):
         while run.step < recipe.steps and not run.exhausted():
-            entry = run.epoch(bar)
-            if hook:
+            entry = run.epoch(batches, bar)
+            if hook and run.world.leads:
                 hook(entry)
     if validation and (out / checkpoint.BEST).exists():
         run.network.load_state_dict(checkpoint.load(out / checkpoint.BEST).network)
-    return Fitted(run.network.cpu().eval(), run.history, run.step)
+    return Fitted(run.network.cpu().eval(), run.history, run.step, run.world.leads)
 
 
 def pick_device(device: str) -> torch.device:
@@ -125,14 +147,18 @@ class _Run:
         device: torch.device,
         precision: str,
     ) -> None:
-        self.recipe, self.out, self.device = recipe, out, device
-        self.sampler = Sampler(train, recipe)
+        self.recipe, self.out = recipe, out
+        self.world = join(device)
+        self.device = torch.device("cuda", self.world.local) if device.type == "cuda" else device
+        self.sampler = Sampler(train, recipe, self.world.rank, self.world.size)
         plain = dataclasses.replace(recipe, augment=Augment(), plant=0.0)
         self.validation = Sampler(validation, plain) if validation else None
-        self.network = initial_network(recipe).to(device)
-        self.optimizer = _optimizer(recipe, self.network)
-        self.schedule = _schedule(recipe, self.optimizer)
-        self.autocast = _use_bf16(precision, device)
+        self.network = initial_network(recipe).to(self.device)
+        objective = Objective(self.network, recipe, _use_bf16(precision, device))
+        self.objective = objective.to(self.device)
+        self.shared = self.world.wrapped(self.objective)
+        self.optimizer = optimizer_of(recipe, self.network)
+        self.schedule = Schedule(recipe, self.optimizer)
         self.step = 0
         self.best = (float("inf"), 0)
         self.history: list[dict[str, Any]] = []
@@ -142,13 +168,13 @@ class _Run:
         waited = len(self.history) - self.best[1]
         return bool(self.validation and self.recipe.patience and waited >= self.recipe.patience)
 
-    def epoch(self, bar: Any) -> dict[str, Any]:
+    def epoch(self, batches: Iterator[Batch], bar: Any) -> dict[str, Any]:
         """Train to the next epoch's end, validate, save; returns the history's entry."""
-        self.network.train()
+        self.objective.train()
         end = min(self.recipe.steps, self.step + self.recipe.steps_per_epoch)
         losses = []
         while self.step < end:
-            losses.append(self._train_step())
+            losses.append(self._train_step(next(batches)))
             bar.update()
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
         entry: dict[str, Any] = {
@@ -174,10 +200,11 @@ class _Run:
         self.schedule.load_state_dict(saved.schedule)
         self.step, self.best, self.history = saved.step, saved.best, saved.history
 
-    def _train_step(self) -> float:
+    def _train_step(self, batch: Batch) -> float:
+        self.schedule.before(self.step)
         # Dropout draws from torch's own generator: seeded by step, it needs no state on disk.
         torch.manual_seed((self.recipe.seed << 32) + self.step)
-        loss = self._loss(self.sampler, self.step)
+        loss = self._loss(self.shared, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(
@@ -189,29 +216,24 @@ class _Run:
                 "lower the learning rate or check the data set."
             )
         self.optimizer.step()
-        if self.recipe.optimizer.schedule != "plateau":
-            self.schedule.step()
         self.step += 1
-        return float(loss.item())
+        return float(self.world.mean(loss).item())
 
-    def _loss(self, sampler: Sampler, step: int) -> Tensor:
-        images, targets, folds = (t.to(self.device) for t in sampler.batch(step))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            logits = self.network(images)
-        if self.recipe.loss == "dice":
-            return dice_loss(torch.sigmoid(logits.float()[:, 0]), targets, self.recipe.smooth)
-        flat = targets.ndim == 3
-        return marginal_log_dice_ce(logits, targets, folds, self.recipe.smooth, batch_dice=flat)
+    def _loss(self, objective: nn.Module, batch: Batch) -> Tensor:
+        there = batch.to(self.device)
+        loss: Tensor = objective(there.images, there.targets, there.folds, there.tasks)
+        return loss
 
     def _validate(self) -> float:
         assert self.validation is not None
-        self.network.eval()
+        self.objective.eval()
         with torch.no_grad():
             losses = [
-                self._loss(self.validation, _VALIDATION_STEP + i)
+                self._loss(self.objective, self.validation.batch(_VALIDATION_STEP + i))
                 for i in range(_VALIDATION_BATCHES)
             ]
-        return float(torch.stack(losses).mean())
+        # The mean over processes: all of them see the same one, and stop together.
+        return float(self.world.mean(torch.stack(losses).mean()))
 
     def _judge(self, entry: dict[str, Any]) -> None:
         """Compare with the best so far, move the schedule, save."""
@@ -220,8 +242,9 @@ class _Run:
         self.history.append(entry)
         if better:
             self.best = (score, len(self.history))
-        if self.recipe.optimizer.schedule == "plateau":
-            self.schedule.step(score)
+        self.schedule.after_epoch(score)
+        if not self.world.leads:
+            return
         state = self._checkpoint()
         if better and self.validation:
             checkpoint.save(state, self.out / checkpoint.BEST)
@@ -239,26 +262,6 @@ class _Run:
             self.best,
             self.history,
         )
-
-
-def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    settings, weights = recipe.optimizer, network.parameters()
-    if settings.name == "sgd":
-        return torch.optim.SGD(
-            weights, settings.lr, 0.99, weight_decay=settings.weight_decay, nesterov=True
-        )
-    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.NAdam
-    return kind(weights, settings.lr, weight_decay=settings.weight_decay)
-
-
-def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
-    settings, schedulers = recipe.optimizer, torch.optim.lr_scheduler
-    if settings.schedule == "cosine":
-        return schedulers.CosineAnnealingLR(optimizer, recipe.steps, settings.lr / 100)
-    if settings.schedule == "plateau":
-        # The paper: a tenth once the validation loss has stagnated for 2 epochs.
-        return schedulers.ReduceLROnPlateau(optimizer, factor=0.1, patience=1)
-    return schedulers.ConstantLR(optimizer, 1.0)
 
 
 def _use_bf16(precision: str, device: torch.device) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,28 +13,42 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from imaging.version import VERSION
 from models.architectures import ARCHITECTURES
+from models.architectures.dynamic_head import DynamicHead
 from models.export import Parity, export
 from models.manifest import Manifest, Provenance
 from models.predict import Scorer
 from models.preprocess import normalise
 from models.tiling import tile
 from training.cases import Case
+from training.prepared import Prepared
 from training.recipe import Recipe
-from training.samples import Prepared
+
+# From this spacing on a whole slice is one patch.
+_WHOLE_SLICES_MM = 2.5
 
 
 def manifest_of(
-    recipe: Recipe, provenance: Provenance | None = None, scores: dict[str, Any] | None = None
+    recipe: Recipe,
+    provenance: Provenance | None = None,
+    scores: dict[str, Any] | None = None,
+    task: int | None = None,
 ) -> Manifest:
-    """What a model made by a recipe says of itself."""
+    """What a model made by a recipe says of itself.
+
+    Args:
+        recipe: what was trained.
+        provenance, scores: of the manifest.
+        task: of a network with a dynamic head, the one that is folded in.
+    """
+    outputs = recipe.outputs if task is None else structures_of(recipe, task)
     divisor = ARCHITECTURES[recipe.architecture].divisor
     dims = ARCHITECTURES[recipe.architecture].dims
     return Manifest(
-        name=recipe.name,
+        name=recipe.name if task is None else f"{recipe.name}-{task_name(recipe, task)}",
         architecture=recipe.architecture,
         sampling=recipe.sampling,
         intensity=recipe.intensity,
@@ -42,21 +57,33 @@ def manifest_of(
         divisor=(1 if dims == 2 else divisor, divisor, divisor),
         overlap=recipe.overlap,
         activation=recipe.activation,
-        outputs=recipe.outputs,
-        cleanup=recipe.cleanup,
+        outputs=outputs,
+        cleanup=tuple(step for step in recipe.cleanup if step.structure in outputs),
         provenance=provenance or Provenance(recipe.name),
         scores=scores or {},
     )
 
 
+def structures_of(recipe: Recipe, task: int) -> tuple[str, ...]:
+    """The structures of one task, organ first."""
+    return tuple(name for name in recipe.tasks[task] if name)
+
+
+def task_name(recipe: Recipe, task: int) -> str:
+    """What tells a task from the others: its organ, or its tumor where it has none."""
+    return structures_of(recipe, task)[0].replace("_", "-")
+
+
 def inference_patch(recipe: Recipe) -> tuple[int, int, int]:
-    """The patch of serving: a 3D network sees whole slices of an abdomen at a time.
+    """The patch of serving: a coarse 3D network sees whole slices of an abdomen at a time.
 
     Overlap is computed twice, and in the slice it would be on two axes: at 2.5 mm and more, the
-    520 mm of any scanner fit into one patch. Its depth is that of training, which bounds memory.
+    520 mm of any scanner fit into one patch. Its depth is that of training, which bounds memory;
+    at a finer spacing the whole patch is.
     """
     z, y, x = recipe.patch
-    return (z, y, x) if z == 1 else (z, max(y, 208), max(x, 208))
+    coarse = all(s is not None and s >= _WHOLE_SLICES_MM for s in recipe.sampling.spacing_mm[1:])
+    return (z, max(y, 208), max(x, 208)) if z > 1 and coarse else (z, y, x)
 
 
 def provenance_of(recipe: Recipe, cases: Sequence[Case], phantoms: int, steps: int) -> Provenance:
@@ -85,11 +112,38 @@ def export_recipe(
     path: Path,
     real: Sequence[Prepared] = (),
     scores: dict[str, Any] | None = None,
+    task: int | None = None,
 ) -> tuple[Manifest, Parity]:
-    """Export a recipe's network, compared with torch on random and on the real inputs given."""
-    manifest = manifest_of(recipe, provenance, scores)
+    """Export a recipe's network, compared with torch on random and on the real inputs given.
+
+    Args:
+        network: trained.
+        recipe, provenance, scores, task: as in :func:`manifest_of`.
+        path: of the ``.onnx`` file.
+        real: cases to take real inputs from.
+    """
+    manifest = manifest_of(recipe, provenance, scores, task)
+    if task is not None:
+        network = _OfTask(network, recipe, task)
     samples = [_real_input(case, manifest) for case in real]
     return export(network, manifest, path, samples)
+
+
+class _OfTask(nn.Module):
+    """A network with a dynamic head, for one task: its structures' channels only."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, task: int) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        for part in self.network.modules():
+            if isinstance(part, DynamicHead):
+                part.task = task
+        named = [channel for channel, name in enumerate(recipe.tasks[task]) if name]
+        self.first, self.last = named[0], named[-1] + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.network(x)
+        return scores[:, self.first : self.last]
 
 
 def torch_scorer(network: nn.Module, bf16: bool = False) -> Scorer:

@@ -1,29 +1,37 @@
-"""A training's folder: what was trained on what, its checkpoints, its exported model."""
+"""A training's folder: what was trained on what, its checkpoints, its exported models."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from imaging.errors import DataError
 from imaging.files import write_whole
 from models.export import Parity
 from models.manifest import Manifest, Provenance
 from training import checkpoint
-from training.cases import Case, Loaded, load
+from training.cache import cached
+from training.cases import Case, Loaded
 from training.fit import fit, initial_network
-from training.package import export_recipe, manifest_of, provenance_of
-from training.phantoms import make_phantom
+from training.package import export_recipe, manifest_of, provenance_of, structures_of, task_name
+from training.phantoms import ANNOTATED, PAINTED, make_phantom
+from training.prepared import Prepared, prepare
+from training.pretraining import initial_state, weights_of
 from training.recipe import Recipe
-from training.samples import Prepared, prepare
+from training.recipes import recipe as named_recipe
 
 MODEL, DESCRIPTION = "model.onnx", "run.json"
+PRETRAINING, CACHE = "pretraining", "cache"
 # Phantoms of a training are seeded from here on, far from those a user makes to look at.
 _PHANTOM_SEED = 1_000_000
+# How many a training without a single case is given.
+_PHANTOMS_ALONE = 8
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,15 @@ class Run:
     provenance: Provenance
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A model that a training wrote: its file, what it says of itself, how near torch it is."""
+
+    path: Path
+    manifest: Manifest
+    parity: Parity
+
+
 def train_run(
     recipe: Recipe,
     cases: Sequence[Case],
@@ -41,50 +58,77 @@ def train_run(
     *,
     validation: Sequence[Case] = (),
     phantoms: Sequence[Prepared] | None = None,
+    pretrained: Path | None = None,
+    cache: Path | None = None,
     **options: Any,
-) -> tuple[Manifest, Parity]:
-    """Train a recipe on cases and export the result to ``out/model.onnx``.
+) -> list[Exported]:
+    """Train a recipe on cases and export the result: ``out/model.onnx``, or one file a task.
 
     Args:
         recipe: what to train.
-        cases, validation: to learn from and to choose by.
+        cases, validation: to learn from and to choose by; without any, phantoms take their place.
         out: the run's folder.
         phantoms: the recipe's phantoms where they are already made.
+        pretrained: a training's folder or checkpoint for a recipe that starts from another one's
+            weights; without it that one is trained first, on the same cases, in
+            ``out/pretraining``.
+        cache: folder of prepared cases, by default ``out/cache``.
         options: of :func:`training.fit.fit`.
+
+    Returns:
+        The models; none in a process that does not lead the training.
 
     Raises:
         BadManifest: the model could not be exported with such a recipe; before any training.
         DataError: of :func:`training.cases.load` and :func:`training.fit.fit`.
     """
-    manifest_of(recipe)
-    phantoms = make_phantoms(recipe) if phantoms is None else phantoms
-    real = [prepare(load(case), recipe) for case in cases]
+    for task in range(len(recipe.tasks)) if recipe.tasks else (None,):
+        manifest_of(recipe, task=task)
+    cache = cache or out / CACHE
+    if phantoms is None:
+        phantoms = make_phantoms(recipe, alone=not cases)
+    prepared = [*(cached(case, recipe, cache) for case in cases), *phantoms]
     result = fit(
         recipe,
-        [*real, *phantoms],
+        prepared,
         out,
-        validation=[prepare(load(case), recipe) for case in validation],
+        validation=[cached(case, recipe, cache) for case in validation],
+        initial=_initial(recipe, cases, out, pretrained, cache, options),
         **options,
     )
-    provenance = provenance_of(recipe, cases, len(phantoms), result.steps)
-    _describe(Run(recipe, provenance), out)
-    return export_recipe(result.network, recipe, provenance, out / MODEL, real[:1] or phantoms[:1])
+    if not result.leads:
+        return []
+    run = Run(recipe, provenance_of(recipe, cases, len(phantoms), result.steps))
+    exported = _export(run, result.network, prepared, out)
+    # Last: a folder with a description holds a finished training.
+    _describe(run, out)
+    return exported
 
 
 def export_run(
-    out: Path, onnx: Path, scores: dict[str, Any] | None = None
-) -> tuple[Manifest, Parity]:
+    out: Path, onnx: Path, scores: dict[str, Any] | None = None, task: str | None = None
+) -> Exported:
     """Export a finished run's checkpoint (the best, where it validated) once more.
 
+    Args:
+        out: the run's folder.
+        onnx: the file to write.
+        scores: to keep in the manifest.
+        task: of a network with a dynamic head, the name of the one to fold in.
+
     Raises:
-        DataError: no run there.
+        DataError: no run there, or no such task.
     """
     run = describe(out)
-    best = out / checkpoint.BEST
-    saved = checkpoint.load(best if best.exists() else out / checkpoint.LAST)
-    network = initial_network(run.recipe)
-    network.load_state_dict(saved.network)
-    return export_recipe(network, run.recipe, run.provenance, onnx, (), scores)
+    recipe = run.recipe
+    tasks = {task_name(recipe, index): index for index in range(len(recipe.tasks))}
+    if bool(tasks) != (task is not None) or (tasks and task not in tasks):
+        names = ", ".join(tasks) or "none"
+        raise DataError(f"The tasks of {recipe.name} are: {names}; --task named {task}.")
+    network = initial_network(recipe)
+    network.load_state_dict(checkpoint.load(weights_of(out)).network)
+    chosen = tasks[task] if task is not None else None
+    return Exported(onnx, *export_recipe(network, recipe, run.provenance, onnx, (), scores, chosen))
 
 
 def describe(out: Path) -> Run:
@@ -103,16 +147,81 @@ def describe(out: Path) -> Run:
         ) from error
 
 
-def make_phantoms(recipe: Recipe) -> list[Prepared]:
-    """The phantoms a recipe trains on, made at its resolution."""
+def models_of(out: Path) -> list[Path]:
+    """The models that a run's folder holds: one, or one for each task."""
+    return sorted(out.glob("model*.onnx"))
+
+
+def make_phantoms(recipe: Recipe, alone: bool = False) -> list[Prepared]:
+    """The phantoms a recipe trains on, made at its resolution.
+
+    With a dynamic head each is labelled for one task, as the sets that it learns from are.
+
+    Args:
+        recipe: how many, and for what.
+        alone: there is no other case to train on.
+    """
     made = []
     spacing = _phantom_spacing(recipe)
     first = _PHANTOM_SEED * (recipe.seed + 1)
-    for index in range(recipe.phantoms):
-        phantom = make_phantom(first + index, spacing_mm=spacing)
+    for index in range(recipe.phantoms or (_PHANTOMS_ALONE if alone else 0)):
+        named = _named_in_phantom(recipe, index)
+        phantom = make_phantom(first + index, spacing_mm=spacing, structures=named)
         case = Loaded(f"phantom-{index}", phantom.volume, phantom.labels, phantom.annotated)
         made.append(prepare(case, recipe, phantom=True))
     return made
+
+
+def _initial(
+    recipe: Recipe,
+    cases: Sequence[Case],
+    out: Path,
+    pretrained: Path | None,
+    cache: Path,
+    options: dict[str, Any],
+) -> dict[str, Tensor] | None:
+    """The weights that a recipe with a pretraining starts from; trained here where not given."""
+    if not recipe.pretrain or (options.get("resume") and (out / checkpoint.LAST).exists()):
+        return None
+    if pretrained is None:
+        pretrained = out / PRETRAINING
+        before = dataclasses.replace(
+            named_recipe(recipe.pretrain, recipe.scale),
+            seed=recipe.seed,
+            phantoms=recipe.phantoms,
+        )
+        if not (pretrained / DESCRIPTION).exists():
+            again = options | {"resume": True, "hook": None}
+            train_run(before, cases, pretrained, cache=cache, **again)
+    return initial_state(recipe, pretrained)[0]
+
+
+def _export(run: Run, network: nn.Module, seen: Sequence[Prepared], out: Path) -> list[Exported]:
+    """Every model of a run: one, or one for each task that its cases trained."""
+    recipe = run.recipe
+    if not recipe.tasks:
+        path = out / MODEL
+        return [Exported(path, *export_recipe(network, recipe, run.provenance, path, seen[:1]))]
+    made = []
+    for task in _trained_tasks(recipe, seen):
+        path = out / f"model-{task_name(recipe, task)}.onnx"
+        found = export_recipe(network, recipe, run.provenance, path, seen[:1], task=task)
+        made.append(Exported(path, *found))
+    return made
+
+
+def _trained_tasks(recipe: Recipe, seen: Sequence[Prepared]) -> Iterator[int]:
+    for task in range(len(recipe.tasks)):
+        if any(set(structures_of(recipe, task)) <= set(case.annotated) for case in seen):
+            yield task
+
+
+def _named_in_phantom(recipe: Recipe, index: int) -> tuple[str, ...]:
+    """What the labels of a recipe's phantom name."""
+    if recipe.tasks:
+        return structures_of(recipe, index % len(recipe.tasks))
+    extra = [name for name in recipe.outputs if name in PAINTED and name not in ANNOTATED]
+    return (*ANNOTATED, *extra)
 
 
 def _phantom_spacing(recipe: Recipe) -> tuple[float, float, float] | None:

@@ -1,8 +1,10 @@
-"""Cases on a model's grid, and the batches that a training step sees."""
+"""The batches that a training step sees."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,90 +15,39 @@ from torch import Tensor
 
 from imaging.errors import DataError
 from imaging.nifti import AIR_HU
-from imaging.resample import resample_nearest
-from imaging.volume import to_canonical
-from models.labels import BY_NAME, STRUCTURES
-from models.manifest import Intensity
-from models.preprocess import normalise, to_model_grid
-from training.augment import augment_patch
-from training.cases import Loaded
-from training.lesions import KINDS, Kind, plant
+from models.labels import BY_NAME
+from models.preprocess import normalise
+from training.augment import augment_input, augment_patch, keeps_place
+from training.lesions import plant
 from training.losses import fold
+from training.prepared import Prepared
 from training.recipe import Recipe
 
 # On each side of a patch, as a part of it, so that turning and shrinking it brings in real voxels
 # instead of padding. A whole number of voxels: the region's centre is the patch's.
 _MARGIN = 0.2
-# Voxels remembered for each structure to centre patches on.
-_CENTRES = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A case on the recipe's grid.
+class Batch:
+    """What one step learns from.
 
     Attributes:
-        name: of the case.
-        hu: int16 or float32 (Z, Y, X).
-        labels: uint8 (Z, Y, X), values of ``models.labels``, merged as the recipe says.
-        annotated: what the labels can speak of, the recipe's assumption of absence included.
-        plantable: lesions that may be planted (the case has no labels of its own for them).
-        spacing: mm (Z, Y, X).
-        intensity: how the whole case is scaled, whatever patch is cut from it.
-        centres: voxel indices (n, 3) for each structure that is there.
-        slices: first and last slice that patches are centred on.
-        phantom: whether the case is one.
+        images: float32 (N, 1, *space).
+        targets: int64 (N, *space), 0 or 1 + the structure's place in the recipe's outputs.
+        folds: int64 (N, C), see :func:`training.losses.fold`; (N, 1) for sigmoid networks.
+        tasks: int64 (N,), the recipe's task each sample trains; 0 where it has none.
     """
 
-    name: str
-    hu: NDArray[Any]
-    labels: NDArray[np.uint8]
-    annotated: tuple[str, ...]
-    plantable: tuple[Kind, ...]
-    spacing: tuple[float, float, float]
-    intensity: Intensity
-    centres: dict[str, NDArray[np.int64]]
-    slices: tuple[int, int]
-    phantom: bool = False
+    images: Tensor
+    targets: Tensor
+    folds: Tensor
+    tasks: Tensor
 
-
-def prepare(case: Loaded, recipe: Recipe, phantom: bool = False) -> Prepared:
-    """Bring a case onto the recipe's grid.
-
-    Raises:
-        DataError: nothing in the case that the recipe could learn from.
-    """
-    image = to_model_grid(case.image, recipe.sampling)
-    labels = resample_nearest(to_canonical(case.labels), image.geometry).array
-    labels = _merged(labels, recipe)
-    absent = tuple(
-        kind
-        for kind in KINDS
-        if kind in recipe.lesion_free
-        and kind not in case.annotated
-        and BY_NAME[kind].parent in case.annotated
-    )
-    # A structure that was merged away has no channel; the one it went to is known only where the
-    # data set labels that one too.
-    annotated = (*(name for name in case.annotated if name not in recipe.merge), *absent)
-    if not set(annotated) & set(recipe.outputs):
-        raise DataError(
-            f"Case {case.name} annotates {case.annotated}, none of which {recipe.name} learns "
-            f"({', '.join(recipe.outputs)}); leave it out.",
-            case=case.name,
-        )
-    return Prepared(
-        case.name,
-        image.array,
-        labels,
-        annotated,
-        absent,
-        image.geometry.spacing,
-        _intensity(image.array, recipe.intensity),
-        _centres(labels, recipe),
-        _slices(labels, recipe),
-        phantom,
-    )
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        moved = (t.to(device, non_blocking=True) for t in vars(self).values())
+        return Batch(*moved)
 
 
 class Sampler:
@@ -105,47 +56,71 @@ class Sampler:
     Args:
         cases: at least one; phantoms are drawn with the recipe's ``phantom_share``.
         recipe: what to draw.
+        rank, world: this process among those that share a batch; each draws its own samples of
+            it, every ``world``-th from ``rank`` on.
+
+    Raises:
+        DataError: no case, or a batch that the processes cannot share evenly.
     """
 
-    def __init__(self, cases: Sequence[Prepared], recipe: Recipe) -> None:
+    def __init__(
+        self, cases: Sequence[Prepared], recipe: Recipe, rank: int = 0, world: int = 1
+    ) -> None:
         if not cases:
             raise DataError("There is no case to train on; name a data set with --data.")
+        if recipe.batch % world:
+            raise DataError(
+                f"A batch of {recipe.batch} cannot be shared by {world} processes; start a number "
+                "that divides it."
+            )
         self._real = [c for c in cases if not c.phantom]
         self._phantoms = [c for c in cases if c.phantom]
         self._recipe = recipe
+        self._mine = range(rank, recipe.batch, world)
         self._channels = channel_table(recipe)
+        self._tasks = {id(c): _tasks_of(c, recipe) for c in cases}
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Network input (N, 1, *space), channel targets (N, *space) int64 and folds (N, C)."""
-        rng = np.random.default_rng([self._recipe.seed, step])
-        samples = [self._sample(rng) for _ in range(self._recipe.batch)]
-        images, targets, folds = zip(*samples, strict=True)
-        return torch.stack(images)[:, None], torch.stack(targets), torch.stack(folds)
+    def batch(self, step: int) -> Batch:
+        """This process's samples of a step's batch."""
+        samples = [self._sample(step, index) for index in self._mine]
+        images, targets, folds, tasks = zip(*samples, strict=True)
+        return Batch(
+            torch.stack(images)[:, None],
+            torch.stack(targets),
+            torch.stack(folds),
+            torch.tensor(tasks),
+        )
 
-    def _sample(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        case = self._choose(rng)
-        hu, labels = _region(case, self._centre(case, rng), self._recipe)
-        if case.plantable and rng.random() < self._recipe.plant:
+    def _sample(self, step: int, index: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        # A generator a sample: what a process draws does not depend on how many share the batch.
+        rng = np.random.default_rng([self._recipe.seed, step, index])
+        recipe, case = self._recipe, self._choose(rng)
+        tasks = self._tasks[id(case)]
+        task = tasks[rng.integers(len(tasks))] if tasks else 0
+        augment = recipe.augment
+        still = keeps_place(augment, rng)
+        centre = self._centre(case, task, rng)
+        hu, labels = _region(case, centre, recipe.patch, 0.0 if still else _MARGIN)
+        if case.plantable and rng.random() < recipe.plant:
             kind = case.plantable[rng.integers(len(case.plantable))]
             hu, labels, _ = plant(hu, labels, case.spacing, kind, rng)
         image, target = augment_patch(
-            hu.astype(np.float32),
-            labels,
-            self._recipe.patch,
-            case.spacing,
-            self._recipe.augment,
-            rng,
+            hu.astype(np.float32), labels, recipe.patch, case.spacing, augment, rng, still
         )
         values = torch.from_numpy(normalise(image.numpy(), case.intensity))
+        values = augment_input(values, augment, rng)
         channels = self._channels[target.long()]
-        if self._recipe.patch[0] == 1:
+        if recipe.patch[0] == 1:
             values, channels = values[0], channels[0]
-        return values, channels, self._fold(case)
+        return values, channels, self._fold(case), task
 
     def _fold(self, case: Prepared) -> Tensor:
         if self._recipe.activation == "sigmoid":
             return torch.zeros(1, dtype=torch.int64)
-        return fold(self._recipe.outputs, case.annotated)
+        known = (
+            case.annotated if self._recipe.loss.unlabelled == "unknown" else self._recipe.outputs
+        )
+        return fold(self._recipe.outputs, known)
 
     def _choose(self, rng: np.random.Generator) -> Prepared:
         share = self._recipe.phantom_share
@@ -153,26 +128,49 @@ class Sampler:
         pool = self._phantoms if phantom else self._real
         return pool[rng.integers(len(pool))]
 
-    def _centre(self, case: Prepared, rng: np.random.Generator) -> NDArray[np.int64]:
-        if case.centres and rng.random() < self._recipe.foreground:
-            names = sorted(case.centres)
+    def _centre(self, case: Prepared, task: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        recipe = self._recipe
+        wanted = recipe.tasks[task] if recipe.tasks else recipe.outputs
+        names = sorted(name for name in case.centres if name in wanted)
+        if names and rng.random() < recipe.foreground:
             voxels = case.centres[names[rng.integers(len(names))]]
+            if recipe.foreground_box is not None:
+                return _in_box([case.centres[n] for n in names], recipe.foreground_box, case, rng)
             chosen: NDArray[np.int64] = voxels[rng.integers(len(voxels))]
             return chosen
         centre = np.array([rng.integers(n) for n in case.hu.shape])
         centre[0] = rng.integers(case.slices[0], case.slices[1] + 1)
-        if self._recipe.slab:
+        if recipe.slab:
             # Whole slices, as the paper's loader cuts them.
             centre[1:] = np.array(case.hu.shape[1:]) // 2
         return centre
 
 
-def _intensity(hu: NDArray[Any], wanted: Intensity) -> Intensity:
-    """Scaling by the scan's own minimum and maximum, as the window those are for this scan."""
-    if wanted.scale != "scan":
-        return wanted
-    low, high = (float(v) for v in np.clip((hu.min(), hu.max()), *wanted.window_hu))
-    return Intensity((low, max(high, low + 1e-6)))
+@contextmanager
+def drawn_ahead(sampler: Sampler, first: int, threads: int) -> Iterator[Iterator[Batch]]:
+    """The sampler's batches from a step on, drawn in the background while others are trained on.
+
+    Args:
+        sampler: of the batches.
+        first: step of the first one.
+        threads: how many batches are drawn at a time; each step's batch depends on nothing else,
+            so that any number gives the same ones.
+    """
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = [pool.submit(sampler.batch, first + i) for i in range(threads + 1)]
+
+        def batches() -> Iterator[Batch]:
+            step = first + len(waiting)
+            while True:
+                ready = waiting.pop(0)
+                waiting.append(pool.submit(sampler.batch, step))
+                step += 1
+                yield ready.result()
+
+        try:
+            yield batches()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def channel_table(recipe: Recipe) -> Tensor:
@@ -183,40 +181,39 @@ def channel_table(recipe: Recipe) -> Tensor:
     return table
 
 
-def _merged(labels: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:
-    table = np.arange(256, dtype=np.uint8)
-    for name, target in recipe.merge.items():
-        table[BY_NAME[name].value] = BY_NAME[target].value
-    return table[labels]
+def _tasks_of(case: Prepared, recipe: Recipe) -> list[int]:
+    """The tasks whose structures a case annotates.
 
-
-def _centres(labels: NDArray[np.uint8], recipe: Recipe) -> dict[str, NDArray[np.int64]]:
-    found = {}
-    for structure in STRUCTURES:
-        if structure.name not in recipe.outputs:
-            continue
-        voxels = np.argwhere(labels == structure.value)
-        if len(voxels):
-            found[structure.name] = voxels[:: max(1, len(voxels) // _CENTRES)]
+    Raises:
+        DataError: the recipe has tasks and the case serves none.
+    """
+    known = set(case.annotated)
+    found = [i for i, task in enumerate(recipe.tasks) if known >= {n for n in task if n}]
+    if recipe.tasks and not found:
+        raise DataError(
+            f"Case {case.name} annotates {case.annotated}, which is no task of {recipe.name}; "
+            "leave it out.",
+            case=case.name,
+        )
     return found
 
 
-def _slices(labels: NDArray[np.uint8], recipe: Recipe) -> tuple[int, int]:
-    last = labels.shape[0] - 1
-    if not recipe.slab:
-        return 0, last
-    wanted = [BY_NAME[name].value for name in recipe.outputs]
-    rows = np.flatnonzero(np.isin(labels, wanted).any(axis=(1, 2)))
-    if not len(rows):
-        return 0, last
-    return max(0, int(rows[0]) - recipe.slab), min(last, int(rows[-1]) + recipe.slab)
+def _in_box(
+    centres: list[NDArray[np.int64]], grown: int, case: Prepared, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """A voxel of the box around all centres, grown by so many voxels within the case."""
+    voxels = np.concatenate(centres)
+    low = np.maximum(voxels.min(0) - grown, 0)
+    high = np.minimum(voxels.max(0) + grown, np.array(case.hu.shape) - 1)
+    centre: NDArray[np.int64] = rng.integers(low, high + 1)
+    return centre
 
 
 def _region(
-    case: Prepared, centre: NDArray[np.int64], recipe: Recipe
+    case: Prepared, centre: NDArray[np.int64], patch: tuple[int, int, int], margin: float
 ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """The voxels around a centre, with a margin, air where the case ends."""
-    size = [n + 2 * int(n * _MARGIN) for n in recipe.patch]
+    size = [n + 2 * int(n * margin) for n in patch]
     start = [int(c) - n // 2 for c, n in zip(centre, size, strict=True)]
     spans = [
         slice(max(0, s), min(n, s + k)) for s, k, n in zip(start, size, case.hu.shape, strict=True)

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from imaging.errors import BadParameter
+from models.architectures.c2fnas import C2FNAS
+from models.architectures.dodnet import DoDNet
 from models.architectures.dynunet import dynunet
+from models.architectures.kits21_resunet import KiTS21ResUNet
 from models.architectures.monet import MoNet
+from models.architectures.segviz_unet import segviz_unet
+from models.architectures.unet2d import UNet2d
 
 
 @dataclass(frozen=True)
@@ -24,35 +30,62 @@ class Architecture:
     Attributes:
         build: ``build(channels, **options)``.
         dims: 2 or 3.
-        divisor: sides of its input are multiples of it.
+        divisor: sides of its input are multiples of it, and at least twice it.
+        channels: output channels of the paper's own network.
         source: the paper or library it follows.
     """
 
     build: Callable[..., nn.Module]
     dims: int
     divisor: int
+    channels: int
     source: str
 
+    def __post_init__(self) -> None:
+        if self.dims not in (2, 3) or self.divisor < 1 or self.channels < 1:
+            raise BadParameter(
+                "An architecture has 2 or 3 dims, a divisor and channels from 1 on, not "
+                f"{self.dims}, {self.divisor} and {self.channels}."
+            )
+
+
+_MONET = "Knolle et al. 2020 (MoNet)"
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "monet": Architecture(MoNet, 2, 4, "Knolle et al. 2020 (MoNet)"),
-    "dynunet": Architecture(dynunet, 3, 8, "MONAI DynUNet, nnU-Net's plain U-Net"),
+    "monet": Architecture(MoNet, 2, 4, 1, _MONET),
+    "unet64": Architecture(UNet2d, 2, 16, 1, f"{_MONET}: U-Net-64"),
+    "unet16": Architecture(partial(UNet2d, filters=16), 2, 16, 1, f"{_MONET}: U-Net-16"),
+    "attention_unet": Architecture(
+        partial(UNet2d, attention=True), 2, 16, 1, f"{_MONET}: Attention U-Net"
+    ),
+    "dynunet": Architecture(dynunet, 3, 8, 2, "MONAI DynUNet, nnU-Net's plain U-Net"),
+    "c2fnas": Architecture(C2FNAS, 3, 16, 3, "Wang et al. 2020, like C2FNAS (Yu et al. 2020)"),
+    "segviz_unet": Architecture(segviz_unet, 3, 16, 2, "Kanhere et al. 2023 (SegViz)"),
+    "dodnet": Architecture(DoDNet, 3, 16, 2, "Zhang et al. 2021 (DoDNet)"),
+    "kits21_resunet": Architecture(
+        KiTS21ResUNet, 3, 16, 4, "Yang et al. 2021 (transfer learning for KiTS21)"
+    ),
 }
 
 
-def build(name: str, channels: int, **options: Any) -> nn.Module:
+def build(name: str, channels: int | None = None, **options: Any) -> nn.Module:
     """A network with fresh weights.
 
     Args:
         name: key of ``ARCHITECTURES``.
-        channels: output channels, the background's included for softmax models.
+        channels: output channels, the background's included for softmax models; ``None`` takes
+            the paper's.
         options: the architecture's own.
 
     Raises:
-        BadParameter: no such architecture.
+        BadParameter: no such architecture, channels under 1, or an option outside its range.
     """
     if name not in ARCHITECTURES:
         raise BadParameter(
             f"There is no architecture {name!r}; choose from {', '.join(ARCHITECTURES)}."
         )
-    return ARCHITECTURES[name].build(channels, **options)
+    entry = ARCHITECTURES[name]
+    channels = entry.channels if channels is None else channels
+    if channels < 1:
+        raise BadParameter(f"A network has at least 1 output channel, not {channels}.")
+    return entry.build(channels, **options)

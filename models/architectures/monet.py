@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Keras defaults: epsilon 1e-3, momentum 0.99 (torch counts the other way round).
-_EPS, _MOMENTUM = 1e-3, 0.01
+from models.architectures.keras import batch_norm, he_uniform
 
 
 class ConvBlock(nn.Module):
@@ -26,7 +25,7 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(
             inputs, outputs, kernel, stride, padding, dilation=dilation, bias=False
         )
-        self.norm = nn.BatchNorm2d(outputs, _EPS, _MOMENTUM)
+        self.norm = batch_norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.elu(self.norm(self.conv(x)))
@@ -38,7 +37,7 @@ class UpBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose2d(channels, channels, 4, 2, 1, bias=False)
-        self.norm = nn.BatchNorm2d(channels, _EPS, _MOMENTUM)
+        self.norm = batch_norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.elu(self.norm(self.conv(x)))
@@ -99,10 +98,8 @@ class MoNet(nn.Module):
         self.decode1 = nn.Sequential(ConvBlock(b + c, b), rddc(b))
         self.up0 = UpBlock(b)
         self.decode0 = nn.Sequential(ConvBlock(a + b, a), rddc(a))
-        self.head = nn.Sequential(
-            nn.Conv2d(a, channels, 1, bias=False), nn.BatchNorm2d(channels, _EPS, _MOMENTUM)
-        )
-        self.apply(_he_uniform)
+        self.head = nn.Sequential(nn.Conv2d(a, channels, 1, bias=False), batch_norm(channels))
+        self.apply(he_uniform)
 
     def forward(self, x: Tensor) -> Tensor:
         skip0 = self.encode0(x)
@@ -112,15 +109,3 @@ class MoNet(nn.Module):
         x = self.decode0(torch.cat([skip0, self.up0(x)], 1))
         out: Tensor = self.head(x)
         return out
-
-
-def keras_count(network: nn.Module) -> tuple[int, int]:
-    """(trainable, non-trainable) as Keras counts: parameters, batch norm's running statistics."""
-    trainable = sum(p.numel() for p in network.parameters())
-    running = sum(b.numel() for n, b in network.named_buffers() if "num_batches" not in n)
-    return trainable, running
-
-
-def _he_uniform(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")

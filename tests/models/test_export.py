@@ -133,16 +133,16 @@ def test_parity_counts_voxels_that_change_their_decision(
     assert parity.agreement < 0.01
 
 
-@pytest.mark.parametrize("affine", [True, False])
-def test_instance_norm_over_millions_of_equal_voxels_stays_exact(
-    affine: bool, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    "norm",
+    [nn.InstanceNorm3d(2, affine=True), nn.InstanceNorm3d(2), nn.GroupNorm(1, 2)],
+    ids=["instance affine", "instance", "group"],
+)
+def test_norms_over_millions_of_equal_voxels_stay_exact(norm: nn.Module, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    norm = nn.InstanceNorm3d(2, affine=affine)
     net = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), norm)
-    if affine:
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.uniform_(norm.bias, -1, 1)
+    for parameter in norm.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
     wanted = Manifest(
         name="norm",
         architecture="norm",
@@ -158,3 +158,39 @@ def test_instance_norm_over_millions_of_equal_voxels_stays_exact(
     sample[..., 40:120, 30:130] = np.random.default_rng(0).uniform(-1, 1, (96, 80, 100))
     _, parity = export(net, wanted, tmp_path / "model.onnx", [sample])
     assert parity.max_difference < 1e-5
+
+
+class _Scaled(nn.Module):
+    """A part of a network that is written in another form."""
+
+    def __init__(self, written: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor([1.5]))
+        self.written = written
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Cannot be traced: the shape of what comes out depends on the data.
+        return x * self.factor if self.factor.item() > 0 else x
+
+    def exportable(self) -> nn.Module:
+        plain = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.constant_(plain.weight, self.written)
+        return plain
+
+
+@pytest.mark.parametrize("outermost", [True, False])
+def test_a_part_is_written_in_the_form_it_offers(outermost: bool, tmp_path: Path) -> None:
+    part = _Scaled(1.5)
+    net: nn.Module = part if outermost else nn.Sequential(nn.Identity(), nn.Sequential(part))
+    _, parity = export(net, manifest(activation="sigmoid"), tmp_path / "model.onnx")
+    assert parity.max_difference < 1e-6
+    nodes = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert nodes == ["Conv"]
+    # The network itself keeps its own form.
+    assert part.factor.item() == 1.5
+    assert outermost or net[1][0] is part  # type: ignore[index]
+
+
+def test_a_form_that_computes_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorruptModel, match="differs"):
+        export(_Scaled(1.6), manifest(activation="sigmoid"), tmp_path / "model.onnx")

@@ -37,6 +37,12 @@ def test_values_are_those_of_the_label_maps_at_hand() -> None:
         "stomach",
         "duodenum",
         "esophagus",
+        "liver_tumor",
+        "hepatic_vessel",
+        "colon",
+        "colon_tumor",
+        "lung",
+        "lung_tumor",
     ]
 
 
@@ -76,7 +82,8 @@ def test_groups() -> None:
     assert set(values("kidney")) == {3, 4, 5}
     assert set(values("pancreas")) == {1, 2}
     assert values("kidney_parenchyma") == (3,)
-    assert values("liver") == (6,)
+    assert set(values("kidney_masses")) == {4, 5}
+    assert set(values("liver")) == {6, 12, 13}
     assert set(DEFAULT_MASKS) <= set(MASKS)
     assert len(set(MASKS)) == len(MASKS)
     assert set(MASKS) == set(GROUPS) | set(BY_NAME)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.architectures.monet import RDDC, ConvBlock, MoNet, keras_count
+from models.architectures.keras import keras_count
+from models.architectures.monet import RDDC, ConvBlock, MoNet
 
 # Channels, size at a 256 input and trainable parameters of every block, in order.
 TABLE = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imaging.nifti import AIR_HU
-from training.augment import augment_patch
+from training.augment import augment_input, augment_patch, keeps_place
 from training.recipe import Augment
 
 SPACING = (2.0, 2.0, 2.0)
@@ -57,7 +57,17 @@ def test_without_settings_it_is_the_centre_crop(patch: tuple[int, int, int]) -> 
 @pytest.mark.parametrize("patch", PATCHES)
 def test_the_generator_decides_everything(patch: tuple[int, int, int]) -> None:
     hu, labels = block(patch)
-    settings = Augment((20, 10, 10), (0.8, 1.2), 0.1, (0, 1.3), 20, 20, 2, 10)
+    settings = Augment(
+        rotate_deg=(20, 10, 10),
+        scale=(0.8, 1.2),
+        shift=0.1,
+        mirror=(True, True, True),
+        contrast=(0, 1.3),
+        organ_hu=20,
+        noise_hu=20,
+        blur_mm=2,
+        offset_hu=10,
+    )
     first, again = (augmented(hu, labels, patch, settings, 4) for _ in range(2))
     assert np.array_equal(first[0], again[0])
     assert np.array_equal(first[1], again[1])
@@ -198,3 +208,63 @@ def test_nothing_is_darker_than_air() -> None:
     for seed in range(5):
         image = augmented(hu, labels, patch, Augment(offset_hu=50.0), seed)[0]
         assert image.min() >= AIR_HU
+
+
+def test_mirroring_turns_ct_and_labels_over_together() -> None:
+    patch = (6, 8, 10)
+    labels = np.arange(480, dtype=np.uint8).reshape(patch)
+    hu = labels.astype(np.float32)
+    seen = set()
+    for seed in range(40):
+        image, target = augment_patch(
+            hu,
+            labels,
+            patch,
+            SPACING,
+            Augment(mirror=(True, False, True)),
+            np.random.default_rng(seed),
+            still=True,
+        )
+        assert torch.equal(image, target.float())
+        seen.add(image.numpy().tobytes())
+    turned = [hu, hu[::-1], hu[:, :, ::-1], hu[::-1, :, ::-1]]
+    assert seen == {np.ascontiguousarray(t).tobytes() for t in turned}
+
+
+def test_a_patch_keeps_its_place_unless_something_moves_it() -> None:
+    rng = np.random.default_rng(0)
+    assert keeps_place(Augment(noise_hu=5, mirror=(True, True, True)), rng)
+    assert not keeps_place(Augment(shift=0.1), rng)
+    some = Augment(affine_p=0.2, scale=(0.7, 1.4))
+    assert np.mean([keeps_place(some, rng) for _ in range(2000)]) == pytest.approx(0.8, abs=0.03)
+
+
+VALUES = torch.tensor([-1.0, -0.5, 0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Augment(input_p=1.0, brightness=(0.5, 0.5)), [-0.5, -0.25, 0.0, 0.5]),
+        # About the mean of -0.125; stretched values stay within the old range.
+        (Augment(input_p=1.0, spread=(0.5, 0.5)), [-0.5625, -0.3125, -0.0625, 0.4375]),
+        (Augment(input_p=1.0, spread=(2.0, 2.0)), [-1.0, -0.875, 0.125, 1.0]),
+        (Augment(input_p=1.0, gamma=(2.0, 2.0)), [-1.0, -0.875, -0.5, 1.0]),
+        (Augment(input_p=0.0, gamma=(2.0, 2.0), input_noise=3.0), VALUES.tolist()),
+        (Augment(input_p=1.0), VALUES.tolist()),
+    ],
+)
+def test_changes_of_the_input(settings: Augment, expected: list[float]) -> None:
+    found = augment_input(VALUES, settings, np.random.default_rng(0))
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_input_noise_has_at_most_its_strength() -> None:
+    zeros = torch.zeros(20_000)
+    settings = Augment(input_p=1.0, input_noise=0.3)
+    found = [
+        float(augment_input(zeros, settings, np.random.default_rng(seed)).std())
+        for seed in range(20)
+    ]
+    assert 0.2 < max(found) < 0.31
+    assert min(found) < 0.1

@@ -46,6 +46,7 @@ def test_stored_values_become_islets(case: Case) -> None:
 
 
 def _stored(case: Case, array: np.ndarray, affine: np.ndarray | None = None) -> Case:
+    assert case.label is not None
     original = nib.load(case.label)
     path = case.label.with_name("other.nii.gz")
     nib.save(nib.Nifti1Image(array, original.affine if affine is None else affine), path)
@@ -95,3 +96,89 @@ def test_names_and_values_are_checked_when_a_case_is_made(case: Case) -> None:
     for value in (0, -3, 256):
         with pytest.raises(DataError, match=f"{value}"):
             dataclasses.replace(case, values={value: "liver"})
+
+
+def _mask(case: Case, name: str, array: np.ndarray, flipped: bool = False) -> Path:
+    """Write a mask (Z, Y, X) beside a case, its first two axes in another order where asked."""
+    geometry, path = grid(array.shape), case.image.with_name(f"{name}.nii.gz")
+    if flipped:
+        axes, flips = (1, 0, 2), (True, False, True)
+        geometry = geometry.transposed(axes, flips)
+        array = array.transpose(axes)[::-1, :, ::-1]
+    write_nifti(Volume(array, geometry), path)
+    return path
+
+
+def _boxes(case: Case) -> dict[str, np.ndarray]:
+    """Boxes that overlap, each inside the one before: kidney, cyst, tumor."""
+    boxes = {name: np.zeros((24, 28, 32), np.uint8) for name in ("kidney", "cyst", "tumor")}
+    boxes["kidney"][2:20, 2:20, 2:20] = 1
+    boxes["cyst"][4:12, 4:12, 4:12] = 1
+    boxes["tumor"][8:10, 8:10, 4:18] = 1
+    return boxes
+
+
+def test_masks_are_laid_over_each_other_lesions_last(case: Case) -> None:
+    boxes = _boxes(case)
+    left, right = boxes["kidney"].copy(), boxes["kidney"].copy()
+    left[:, :, :9] = right[:, :, 9:] = 0
+    # In the order in which a careless loop would lose the cyst and the tumor.
+    masks = {
+        "kidney_tumor": (_mask(case, "tumor", boxes["tumor"]),),
+        "kidney_cyst": (_mask(case, "cyst", boxes["cyst"]),),
+        "kidney": (_mask(case, "left", left), _mask(case, "right", right)),
+    }
+    united = dataclasses.replace(case, label=None, masks=masks, annotated=tuple(masks))
+    read = load(united)
+    expected = np.zeros((24, 28, 32), np.uint8)
+    expected[2:20, 2:20, 2:20] = 3
+    expected[4:12, 4:12, 4:12] = 5
+    expected[8:10, 8:10, 4:18] = 4
+    assert read.labels.array.dtype == np.uint8
+    assert np.array_equal(read.labels.array, expected)
+    assert read.labels.geometry is read.image.geometry
+
+
+def test_labels_in_another_order_of_axes_are_put_in_the_cts(case: Case) -> None:
+    box = _boxes(case)["tumor"] * np.uint8(9)
+    turned = dataclasses.replace(case, label=_mask(case, "turned", box, flipped=True))
+    stored = nib.load(turned.label)
+    assert stored.shape == (32, 24, 28)
+    found = load(turned)
+    assert np.array_equal(found.labels.array, box // 9 * 3)
+    assert found.labels.geometry is found.image.geometry
+    masked = dataclasses.replace(
+        case, label=None, masks={"liver": (_mask(case, "m", box // 9, flipped=True),)}
+    )
+    assert np.array_equal(load(masked).labels.array, box // 9 * 6)
+
+
+@pytest.mark.parametrize("value", [0.5, -1, 2, 255])
+def test_a_mask_holds_zero_and_one(case: Case, value: float) -> None:
+    array = np.zeros((24, 28, 32), np.float32)
+    array[3, 4, 5] = value
+    united = dataclasses.replace(case, label=None, masks={"liver": (_mask(case, "m", array),)})
+    with pytest.raises(
+        DataError, match=r"Case one: the mask m\.nii\.gz holds values from"
+    ) as caught:
+        load(united)
+    assert caught.value.details == {"case": "one", "file": "m.nii.gz"}
+
+
+def test_a_mask_on_another_grid_is_named(case: Case) -> None:
+    path = _mask(case, "m", np.zeros((23, 28, 32), np.uint8))
+    united = dataclasses.replace(case, label=None, masks={"liver": (path,)})
+    with pytest.raises(DataError, match=r"its labels m\.nii\.gz \(23, 28, 32\) at"):
+        load(united)
+
+
+def test_a_case_has_either_a_label_map_or_masks(case: Case) -> None:
+    masks = {"liver": (case.image,)}
+    for label, given in ((case.label, masks), (None, {})):
+        with pytest.raises(DataError, match="Case one: needs either a label map or masks"):
+            dataclasses.replace(case, label=label, masks=given)
+    with pytest.raises(DataError, match="heart"):
+        dataclasses.replace(case, label=None, masks={"heart": (case.image,)})
+    with pytest.raises(DataError, match="train, validation, test, not 'val'"):
+        dataclasses.replace(case, split="val")
+    assert case.split == "train"

@@ -19,7 +19,7 @@ from training.recipes import RECIPES
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data set, and a recipe ``tiny`` for it."""
-    monkeypatch.setitem(RECIPES, "tiny", lambda: flat(name="tiny", patch=(1, 32, 32)))  # type: ignore[misc]
+    monkeypatch.setitem(RECIPES, "tiny", lambda _: flat(name="tiny", patch=(1, 32, 32)))  # type: ignore[misc]
     monkeypatch.setenv("ISLET_STORE", str(tmp_path / "store"))
     return write_decathlon(tmp_path / "data")
 

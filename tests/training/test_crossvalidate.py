@@ -12,7 +12,7 @@ from imaging.errors import BadParameter, DataError
 from tests.training.tiny import flat, write_decathlon
 from training.crossvalidate import crossvalidate
 from training.datasets import open_dataset
-from training.runs import MODEL, describe
+from training.runs import CACHE, MODEL, describe
 
 PLAIN: dict[str, Any] = {"device": "cpu", "precision": "fp32", "quiet": True}
 
@@ -54,6 +54,6 @@ def test_only_the_named_cases_are_left_out(tmp_path: Path) -> None:
     cases = open_dataset(write_decathlon(tmp_path / "data"))
     scores = crossvalidate(recipe, cases, tmp_path / "out", only=["blocks_1"], **PLAIN)
     assert [s.case for s in scores] == ["blocks_1"]
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["blocks_1"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"blocks_1", CACHE}
     with pytest.raises(BadParameter, match="blocks_7"):
         crossvalidate(recipe, cases, tmp_path / "out", only=["blocks_7"], **PLAIN)

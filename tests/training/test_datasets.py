@@ -1,4 +1,4 @@
-"""Data set layouts: names, synonyms, nnU-Net's form, what is missing."""
+"""Data set layouts: how a folder is known, the Decathlon's form, the index, what is missing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from imaging.errors import DataError
 from models.labels import BY_NAME
 from tests.training.tiny import write_decathlon
 from training.cases import load
-from training.datasets import open_dataset
-from training.datasets.decathlon import structures
+from training.datasets import DATASETS, layout_of, open_dataset
+from training.datasets.decathlon import TASKS
 
 
 def _real() -> Path:
@@ -30,33 +30,12 @@ def _rewrite(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({k: v for k, v in meta.items() if v is not None}))
 
 
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        ({1: "pancreas", 2: "cancer"}, {1: "pancreas", 2: "pancreas_tumor"}),
-        ({1: "Kidney", 2: "Tumour"}, {1: "kidney", 2: "kidney_tumor"}),
-        (
-            {1: "kidney", 2: "tumor", 3: "cyst"},
-            {1: "kidney", 2: "kidney_tumor", 3: "kidney_cyst"},
-        ),
-        ({1: "right kidney", 2: "kidney_left", 3: "aorta"}, {1: "kidney", 2: "kidney"}),
-        ({1: "Spleen", 4: "oesophagus"}, {1: "spleen", 4: "esophagus"}),
-        # A tumor of the liver is liver, not background.
-        ({1: "liver", 2: "cancer"}, {1: "liver", 2: "liver"}),
-        # Whose tumor is it? Nobody's, rather than a wrong one.
-        ({1: "pancreas", 2: "kidney", 3: "tumor"}, {1: "pancreas", 2: "kidney"}),
-        ({1: "vessel", 2: "tumour"}, {}),
-    ],
-)
-def test_names(names: dict[int, str], expected: dict[int, str]) -> None:
-    assert structures(names) == expected
-
-
 def test_the_decathlons_form(tmp_path: Path) -> None:
     cases = open_dataset(write_decathlon(tmp_path))
     assert [c.name for c in cases] == ["blocks_0", "blocks_1"]
     assert cases[0].values == {1: "pancreas", 3: "kidney"}
     assert cases[0].annotated == ("pancreas", "kidney")
+    assert {c.split for c in cases} == {"train"}
     assert cases[0].source == {
         "name": "blocks",
         "licence": "Apache-2.0",
@@ -71,31 +50,41 @@ def test_more_may_be_annotated_than_has_a_value(tmp_path: Path) -> None:
     assert annotated == ("pancreas", "kidney", "kidney_tumor")
 
 
-@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
-def test_nnunets_form(tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize(
+    ("task", "annotated"),
+    [
+        ("liver", ("liver", "liver_tumor")),
+        ("lung", ("lung_tumor",)),
+        ("pancreas", ("pancreas", "pancreas_tumor")),
+        ("hepatic_vessel", ("hepatic_vessel", "liver_tumor")),
+        ("spleen", ("spleen",)),
+        ("colon", ("colon_tumor",)),
+    ],
+)
+def test_the_decathlons_tasks(task: str, annotated: tuple[str, ...], tmp_path: Path) -> None:
     write_decathlon(tmp_path)
-    for name in ("blocks_0", "blocks_1"):
-        images = tmp_path / "imagesTr"
-        (images / f"{name}.nii.gz").rename(images / f"{name}_0000{ending}")
-        labels = tmp_path / "labelsTr"
-        (labels / f"{name}.nii.gz").rename(labels / f"{name}{ending}")
-    _rewrite(
-        tmp_path,
-        training=None,
-        file_ending=ending,
-        labels={"background": 0, "pancreas": 1, "kidney": 3, "both": [1, 3]},
-    )
+    labels = {"0": "background", **{str(v): n for v, n in TASKS[task].labels.items()}}
+    _rewrite(tmp_path, name=TASKS[task].name, labels=labels, modality={"0": "CT"})
     cases = open_dataset(tmp_path)
-    assert [c.name for c in cases] == ["blocks_0", "blocks_1"]
-    assert cases[0].values == {1: "pancreas", 3: "kidney"}
-    assert set(np.unique(load(cases[1]).labels.array)) == {0, 1, 3}
+    assert cases[0].annotated == TASKS[task].structures == annotated
+    assert cases[0].values == dict(enumerate(annotated, 1))
+
+
+def test_images_with_the_suffix_of_the_first_nnunet_are_found(tmp_path: Path) -> None:
+    write_decathlon(tmp_path)
+    for image in (tmp_path / "imagesTr").iterdir():
+        image.rename(image.with_name(image.name.replace(".nii", "_0000.nii")))
+    assert [c.image.name for c in open_dataset(tmp_path)] == [
+        "blocks_0_0000.nii.gz",
+        "blocks_1_0000.nii.gz",
+    ]
 
 
 @pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
 def test_a_missing_file_is_named(tmp_path: Path, folder: str) -> None:
     write_decathlon(tmp_path)
     (tmp_path / folder / "blocks_1.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"blocks_1\.nii\.gz, which is not there"):
+    with pytest.raises(DataError, match=rf"Case blocks_1: needs {folder}/blocks_1\.nii\.gz, which"):
         open_dataset(tmp_path)
 
 
@@ -109,20 +98,63 @@ def test_a_missing_file_is_named(tmp_path: Path, folder: str) -> None:
         '{"labels": ["liver"], "training": []}',
         '{"labels": {"1": "liver"}, "training": [{"image": "a"}]}',
         '{"labels": {"1": "liver"}, "training": [], "islet_annotated": 3}',
+        '{"labels": {"1": "liver"}, "training": [], "modality": "CT"}',
     ],
 )
 def test_a_broken_description_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "dataset.json").write_text(text)
-    with pytest.raises(DataError, match=r"dataset\.json is not in"):
+    with pytest.raises(DataError, match=r"dataset\.json is not in the Decathlon's form"):
+        open_dataset(tmp_path)
+
+
+def test_no_ct_and_no_structure_are_refused(tmp_path: Path) -> None:
+    write_decathlon(tmp_path)
+    _rewrite(tmp_path, modality={"0": "MRI"})
+    with pytest.raises(DataError, match="modality 'MRI'"):
+        open_dataset(tmp_path)
+    _rewrite(tmp_path, modality=None, labels={"1": "Anterior", "2": "Posterior"})
+    with pytest.raises(DataError, match=r"\['Anterior', 'Posterior'\]"):
         open_dataset(tmp_path)
 
 
 def test_no_case_and_no_layout_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none of dataset\.json, index\.json"):
+    with pytest.raises(DataError, match="no data set of a known layout"):
         open_dataset(tmp_path)
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(DataError, match="no data set of a known layout"):
+        open_dataset(tmp_path / "file.txt")
+    with pytest.raises(DataError, match="no data set in this layout"):
+        DATASETS["kits21"].read(tmp_path)
     (tmp_path / "dataset.json").write_text('{"labels": {"1": "liver"}, "training": []}')
     with pytest.raises(DataError, match="lists no case"):
         open_dataset(tmp_path)
+
+
+def test_a_set_is_found_from_above_and_from_within(tmp_path: Path) -> None:
+    root = write_decathlon(tmp_path / "Task07_Pancreas")
+    for folder in (root, tmp_path, root / "imagesTr", root / "labelsTr"):
+        assert layout_of(folder) == "decathlon"
+        assert [c.name for c in open_dataset(folder)] == ["blocks_0", "blocks_1"]
+    with pytest.raises(DataError, match="no data set"):
+        open_dataset(tmp_path.parent)
+
+
+def test_several_sets_in_one_folder_are_refused(tmp_path: Path) -> None:
+    write_decathlon(tmp_path / "Task07_Pancreas")
+    write_decathlon(tmp_path / "Task09_Spleen")
+    with pytest.raises(DataError, match="name one of Task07_Pancreas, Task09_Spleen"):
+        open_dataset(tmp_path)
+
+
+def test_several_layouts_in_one_folder_are_refused(tmp_path: Path) -> None:
+    write_decathlon(tmp_path / "Task07_Pancreas")
+    (tmp_path / "data" / "case_00000").mkdir(parents=True)
+    (tmp_path / "data" / "case_00000" / "aggregated_MAJ_seg.nii.gz").touch()
+    with pytest.raises(DataError, match=r"several data sets \(decathlon in .*, kits21 in "):
+        layout_of(tmp_path)
+    # What lies in the folder itself goes before what lies below.
+    write_decathlon(tmp_path)
+    assert layout_of(tmp_path) == "decathlon"
 
 
 @pytest.mark.parametrize(
@@ -139,6 +171,25 @@ def test_a_broken_index_is_refused(tmp_path: Path, index: str, message: str) -> 
     (tmp_path / "index.json").write_text(index)
     with pytest.raises(DataError, match=message):
         open_dataset(tmp_path)
+
+
+def test_an_index_says_what_each_case_has(tmp_path: Path) -> None:
+    for name, image in (("a", "ct.nii.gz"), ("b", "dicom")):
+        (tmp_path / name).mkdir()
+        for file in (image, "label.nii.gz"):
+            (tmp_path / name / file).touch()
+    entries = [
+        {"case": "a", "annotated": ["liver"], "licence": "CC0", "label": "manual"},
+        {"case": "b", "annotated": ["spleen"], "provenance": "somewhere"},
+    ]
+    index = {"labels": {"2": "liver", "5": "spleen"}, "cases": entries}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    first, second = open_dataset(tmp_path)
+    assert (first.annotated, second.annotated) == (("liver",), ("spleen",))
+    assert first.values == second.values == {2: "liver", 5: "spleen"}
+    assert first.source == {"name": "a", "licence": "CC0", "labels": "manual"}
+    assert second.image == tmp_path / "b" / "dicom"
+    assert second.source["name"] == "somewhere"
 
 
 def test_annotated_must_be_a_list(tmp_path: Path) -> None:

@@ -13,18 +13,20 @@ from models.labels import structure
 from training.lesions import GROWTH, KINDS, Kind, plant
 
 SPACING = (2.0, 2.0, 2.0)
-FAT_HU, ORGAN_HU, MUSCLE_HU, LIVER_HU = -100.0, 160.0, 60.0, 110.0
+FAT_HU, ORGAN_HU, MUSCLE_HU, SPLEEN_HU = -100.0, 160.0, 60.0, 110.0
+INSIDE_HU: dict[Kind, float] = {"colon_tumor": -950.0, "lung_tumor": -850.0}
 
 
 def scene(kind: Kind, noise: float = 12.0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """An organ (a 60 mm ball) in fat, muscle behind it, liver at its side, air in front."""
+    """An organ (a 60 mm ball) in fat, muscle behind it, spleen at its side, air in front."""
     z, y, x = np.meshgrid(*[np.arange(60, dtype=np.float32) - 30] * 3, indexing="ij")
     hu = np.full(z.shape, FAT_HU, np.float32)
     labels = np.zeros(z.shape, np.uint8)
     hu[y > 20], hu[y < -25] = MUSCLE_HU, -1000
-    hu[x < -17], labels[x < -17] = LIVER_HU, structure("liver").value
+    hu[x < -17], labels[x < -17] = SPLEEN_HU, structure("spleen").value
     organ = z**2 + y**2 + x**2 < 15**2
-    hu[organ], labels[organ] = ORGAN_HU, structure(structure(kind).parent or "").value
+    labels[organ] = structure(structure(kind).parent or "").value
+    hu[organ] = INSIDE_HU.get(kind, ORGAN_HU)
     return hu + np.random.default_rng(0).normal(0, noise, hu.shape).astype(np.float32), labels
 
 
@@ -39,11 +41,11 @@ def test_a_lesion_touches_only_its_organ_and_fat(kind: Kind) -> None:
         assert (new_labels[~grown] == labels[~grown]).all()
         assert set(np.unique(labels[grown])) <= {0, parent}
         assert (labels[grown] == parent).any()
-        assert hu[grown].min() > -250
+        assert (hu[grown & (labels == 0)] > -250).all()
         clean, _ = scene(kind, noise=0)
         assert (clean[grown] != MUSCLE_HU).mean() > 0.98
         changed = new_hu != hu
-        assert (labels[changed] != structure("liver").value).all()
+        assert (labels[changed] != structure("spleen").value).all()
         assert lesion.volume_ml == pytest.approx(grown.sum() * 0.008)
         assert np.allclose(lesion.centre, np.argwhere(grown).mean(0))
 
@@ -62,6 +64,9 @@ def test_the_inputs_are_not_changed() -> None:
         ("pancreas_tumor", ORGAN_HU - 68, ORGAN_HU - 12),
         ("kidney_tumor", 10, ORGAN_HU + 25),
         ("kidney_cyst", -5, 32),
+        ("liver_tumor", 0.45 * ORGAN_HU - 8, 0.8 * ORGAN_HU + 8),
+        ("colon_tumor", 22, 98),
+        ("lung_tumor", 22, 98),
     ],
 )
 def test_attenuation_is_the_kinds_own(kind: Kind, low: float, high: float) -> None:
@@ -103,6 +108,43 @@ def test_kidney_tumors_grow_out_of_the_kidney_more_than_pancreas_tumors_out_of_t
 
     assert outside("pancreas_tumor") < 0.15
     assert outside("kidney_tumor") > 1.5 * outside("pancreas_tumor")
+    assert outside("lung_tumor") == 0
+
+
+def test_a_colon_tumor_thickens_the_wall_and_leaves_the_lumen() -> None:
+    hu, labels = scene("colon_tumor")
+    z, y, x = np.meshgrid(*[np.arange(60.0) - 30] * 3, indexing="ij")
+    depth = 30 - 2 * np.sqrt(z**2 + y**2 + x**2)  # mm under the ball's surface
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        new_hu, marked, lesion = plant(hu, labels, SPACING, "colon_tumor", rng, diameter_mm=39)
+        assert lesion is not None
+        grown = marked == structure("colon_tumor").value
+        thin, thick = GROWTH["colon_tumor"].wall_mm or (0, 0)
+        assert thin - 4 < depth[grown].max() < thick + 4 + 2
+        assert depth[grown].min() < 2
+        assert (marked[depth > thick + 6] == structure("colon").value).all()
+        assert (new_hu[depth > thick + 8] == hu[depth > thick + 8]).all()
+
+
+def test_stool_is_no_noise_of_the_colon_tumor() -> None:
+    hu, labels = scene("colon_tumor")
+    colon = labels == structure("colon").value
+    hu[colon] = np.random.default_rng(1).normal(20, 200, int(colon.sum()))
+    rng = np.random.default_rng(2)
+    new_hu, marked, lesion = plant(hu, labels, SPACING, "colon_tumor", rng, diameter_mm=39)
+    assert lesion is not None
+    grown = marked == structure("colon_tumor").value
+    assert 8 < 1.4826 * np.median(np.abs(new_hu[grown] - np.median(new_hu[grown]))) < 25
+
+
+def test_a_patch_inside_the_colon_has_no_wall_to_grow_from() -> None:
+    labels = np.full((40, 40, 40), structure("colon").value, np.uint8)
+    hu = np.full(labels.shape, -950.0, np.float32)
+    new_hu, marked, lesion = plant(hu, labels, SPACING, "colon_tumor", np.random.default_rng(0))
+    assert lesion is None
+    assert (marked == labels).all()
+    assert (new_hu == hu).all()
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

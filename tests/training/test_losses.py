@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.losses import DiceCELoss, DiceLoss
 from torch.nn import functional
 
-from training.losses import dice_loss, fold, marginal_log_dice_ce, marginal_log_probabilities
+from training.losses import (
+    dice_loss,
+    fold,
+    marginal_dice,
+    marginal_dice_ce,
+    marginal_log_dice_ce,
+    marginal_log_probabilities,
+)
 
 OUTPUTS = ("pancreas", "pancreas_tumor", "kidney", "kidney_tumor", "liver")
 quick = settings(derandomize=True, deadline=None, max_examples=40)
 annotations = st.sets(st.sampled_from(OUTPUTS), min_size=1).map(sorted)
+every_form = pytest.mark.parametrize(
+    "loss", [marginal_log_dice_ce, marginal_dice_ce, marginal_dice]
+)
+Loss = Callable[..., torch.Tensor]
 
 
 def logits(seed: int, shape: tuple[int, ...] = (2, 6, 3, 4, 5)) -> torch.Tensor:
@@ -99,9 +112,10 @@ def test_with_everything_annotated_it_is_plain_log_dice_and_cross_entropy(seed: 
     assert found.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
+@every_form
 @quick
-@given(st.integers(0, 10**6), annotations)
-def test_what_is_unknown_changes_nothing(seed: int, annotated: list[str]) -> None:
+@given(seed=st.integers(0, 10**6), annotated=annotations)
+def test_what_is_unknown_changes_nothing(loss: Loss, seed: int, annotated: list[str]) -> None:
     """Voxels may hold any structure that looks the same in the labels."""
     folds = fold(OUTPUTS, annotated).expand(2, 6)
     x, t = logits(seed), targets(seed)
@@ -112,14 +126,14 @@ def test_what_is_unknown_changes_nothing(seed: int, annotated: list[str]) -> Non
         where = t == channel
         pick = torch.randint(0, len(alike[channel]), (int(where.sum()),), generator=generator)
         swapped[where] = torch.tensor(alike[channel])[pick]
-    first = marginal_log_dice_ce(x, t, folds)
-    assert marginal_log_dice_ce(x, swapped, folds).item() == first.item()
+    assert loss(x, swapped, folds).item() == loss(x, t, folds).item()
 
 
+@every_form
 @quick
-@given(st.integers(0, 10**6), annotations, st.booleans())
+@given(seed=st.integers(0, 10**6), annotated=annotations, batch_dice=st.booleans())
 def test_probability_may_move_among_channels_that_look_the_same(
-    seed: int, annotated: list[str], batch_dice: bool
+    loss: Loss, seed: int, annotated: list[str], batch_dice: bool
 ) -> None:
     folds = fold(OUTPUTS, annotated)
     x, t = logits(seed), targets(seed)
@@ -131,8 +145,8 @@ def test_probability_may_move_among_channels_that_look_the_same(
         total = p[:, members].sum(1, keepdim=True)
         moved[:, members] = total * share[:, members] / share[:, members].sum(1, keepdim=True)
     both = folds.expand(2, 6)
-    first = marginal_log_dice_ce(p.log(), t, both, batch_dice=batch_dice)
-    second = marginal_log_dice_ce(moved.log(), t, both, batch_dice=batch_dice)
+    first = loss(p.log(), t, both, batch_dice=batch_dice)
+    second = loss(moved.log(), t, both, batch_dice=batch_dice)
     assert second.item() == pytest.approx(first.item(), abs=1e-4)
 
 
@@ -152,15 +166,16 @@ def test_an_unlabelled_voxel_pushes_background_and_unknown_alike(seed: int) -> N
     assert (x.grad[:, 1] >= -1e-9).all(), "the known one is"
 
 
+@every_form
 @pytest.mark.parametrize("size", [1e2, 1e4, 1e30])
 @pytest.mark.parametrize("annotated", [OUTPUTS, ("pancreas", "kidney"), ("liver",)])
 def test_extreme_logits_give_finite_losses_and_gradients(
-    size: float, annotated: tuple[str, ...]
+    loss: Loss, size: float, annotated: tuple[str, ...]
 ) -> None:
     x = (logits(0).sign() * size).requires_grad_()
-    loss = marginal_log_dice_ce(x, targets(0), fold(OUTPUTS, annotated).expand(2, 6))
-    loss.backward()
-    assert torch.isfinite(loss)
+    found = loss(x, targets(0), fold(OUTPUTS, annotated).expand(2, 6))
+    found.backward()
+    assert torch.isfinite(found)
     assert torch.isfinite(x.grad).all()
 
 
@@ -183,12 +198,69 @@ def test_bf16_logits_are_taken_in_full_precision() -> None:
     assert found.item() == marginal_log_dice_ce(x.float(), targets(1), folds).item()
 
 
-def test_nothing_annotated_costs_nothing() -> None:
+@every_form
+def test_nothing_annotated_costs_nothing(loss: Loss) -> None:
     x = logits(2).requires_grad_()
-    loss = marginal_log_dice_ce(x, targets(2), torch.zeros(2, 6, dtype=torch.int64))
-    loss.backward()
-    assert loss.item() == pytest.approx(0, abs=1e-6)
+    found = loss(x, targets(2), torch.zeros(2, 6, dtype=torch.int64))
+    found.backward()
+    assert found.item() == pytest.approx(0, abs=1e-6)
     assert torch.allclose(x.grad, torch.zeros_like(x), atol=1e-6)
+
+
+def test_plain_dice_by_hand_counts_what_is_absent() -> None:
+    # Two voxels of P = (background, pancreas, liver); neither holds liver.
+    p = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.7, 0.1]]).T[None]
+    target = torch.tensor([[0, 1]])
+    known = fold(("pancreas", "liver"), ("pancreas", "liver"))[None]
+    entropy = -(math.log(0.5) + math.log(0.7)) / 2
+    pancreas, liver = (2 * 0.7 + 1) / (1 + 1 + 1), (0 + 1) / (0.3 + 1)
+    found = marginal_dice_ce(p.log(), target, known, smooth=1)
+    assert found.item() == pytest.approx(entropy + 1 - (pancreas + liver) / 2, abs=1e-6)
+    background = (2 * 0.5 + 1) / (0.5 + 0.2 + 1 + 1)
+    found = marginal_dice(p.log(), target, known, smooth=1)
+    assert found.item() == pytest.approx(1 - (background + pancreas + liver) / 3, abs=1e-6)
+    # Unknown liver folds onto the background, and has no Dice of its own.
+    unknown = fold(("pancreas", "liver"), ("pancreas",))[None]
+    entropy = -(math.log(0.7) + math.log(0.7)) / 2
+    found = marginal_dice_ce(p.log(), target, unknown, smooth=1)
+    assert found.item() == pytest.approx(entropy + 1 - pancreas, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+@quick
+@given(seed=st.integers(0, 10**6))
+def test_with_everything_annotated_they_are_monais(batch_dice: bool, seed: int) -> None:
+    x, t = logits(seed), targets(seed)
+    t[t == 3] = 0
+    everything = torch.arange(6).expand(2, 6)
+    # MONAI's smoothing is 1e-5 by default, as here.
+    options = {"to_onehot_y": True, "softmax": True, "batch": batch_dice}
+    theirs = DiceCELoss(include_background=False, **options)(x, t[:, None])
+    found = marginal_dice_ce(x, t, everything, batch_dice=batch_dice)
+    assert found.item() == pytest.approx(theirs.item(), abs=1e-6)
+    theirs = DiceLoss(include_background=True, **options)(x, t[:, None])
+    found = marginal_dice(x, t, everything, batch_dice=batch_dice)
+    assert found.item() == pytest.approx(theirs.item(), abs=1e-6)
+
+
+@every_form
+@quick
+@given(seed=st.integers(0, 10**6), first=annotations, second=annotations, batch=st.booleans())
+def test_the_order_of_the_batch_is_irrelevant(
+    loss: Loss, seed: int, first: list[str], second: list[str], batch: bool
+) -> None:
+    x, t = logits(seed), targets(seed)
+    folds = torch.stack([fold(OUTPUTS, first), fold(OUTPUTS, second)])
+    forth = loss(x, t, folds, batch_dice=batch)
+    back = loss(x.flip(0), t.flip(0), folds.flip(0), batch_dice=batch)
+    assert back.item() == pytest.approx(forth.item(), abs=1e-5)
+
+
+@every_form
+def test_without_smoothing_what_is_not_visible_has_no_part_in_the_gradient(loss: Loss) -> None:
+    x = logits(3).requires_grad_()
+    loss(x, targets(3), fold(OUTPUTS, ("pancreas",)).expand(2, 6), smooth=0).backward()
+    assert torch.isfinite(x.grad).all()
 
 
 def test_a_starving_structure_keeps_a_strong_gradient() -> None:

@@ -1,11 +1,24 @@
-"""Dice by hand."""
+"""Dice and volumes by hand."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.metrics import compute_dice
 
-from training.metrics import dice, dice_by_mask, mask_of, scorable
+from training.metrics import (
+    dice,
+    dice_by_mask,
+    mask_of,
+    relative_volume_difference,
+    scorable,
+    volume_error_ml,
+)
 
 
 def test_dice_by_hand() -> None:
@@ -15,6 +28,34 @@ def test_dice_by_hand() -> None:
     assert dice(a, ~a) == 0
     assert dice(a & ~a, b & ~b) == 1
     assert dice(a, b & ~b) == 0
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.floats(0.05, 0.9))
+def test_dice_is_monais(seed: int, density: float) -> None:
+    a, b = np.random.default_rng(seed).random((2, 5, 6, 7)) < density
+    theirs = compute_dice(torch.tensor(a)[None, None], torch.tensor(b)[None, None])
+    assert dice(a, b) == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_volumes_by_hand() -> None:
+    truth = np.zeros((10, 10, 10), bool)
+    truth[:4] = True
+    predicted = np.zeros_like(truth)
+    predicted[2:5] = True
+    # 300 and 400 voxels of 2 x 1 x 0.5 mm.
+    assert volume_error_ml(predicted, truth, (2.0, 1.0, 0.5)) == pytest.approx(-0.1)
+    assert volume_error_ml(truth, predicted, (2.0, 1.0, 0.5)) == pytest.approx(0.1)
+    assert relative_volume_difference(predicted, truth) == -0.25
+    assert relative_volume_difference(truth, predicted) == pytest.approx(1 / 3)
+
+
+def test_volumes_of_nothing() -> None:
+    full = np.ones((2, 2, 2), bool)
+    assert relative_volume_difference(~full, ~full) == 0
+    assert relative_volume_difference(~full, full) == -1
+    assert relative_volume_difference(full, ~full) == math.inf
+    assert volume_error_ml(full, ~full, (10.0, 10.0, 10.0)) == 8
 
 
 def test_an_organs_mask_holds_its_lesions() -> None:

@@ -21,6 +21,7 @@ from training.package import (
     manifest_of,
     onnx_scorer,
     provenance_of,
+    structures_of,
     torch_scorer,
 )
 from training.recipes import RECIPES, recipe
@@ -29,11 +30,14 @@ from training.recipes import RECIPES, recipe
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipes_manifest_repeats_it(name: str) -> None:
     one = recipe(name)
-    manifest = manifest_of(one)
-    assert (manifest.name, manifest.architecture) == (one.name, one.architecture)
-    assert (manifest.outputs, manifest.activation) == (one.outputs, one.activation)
+    task = 3 if one.tasks else None
+    manifest = manifest_of(one, task=task)
+    assert manifest.name == one.name + ("-pancreas" if one.tasks else "")
+    assert manifest.outputs == (structures_of(one, 3) if one.tasks else one.outputs)
+    assert (manifest.architecture, manifest.activation) == (one.architecture, one.activation)
     assert (manifest.sampling, manifest.intensity) == (one.sampling, one.intensity)
-    assert (manifest.cleanup, manifest.overlap) == (one.cleanup, one.overlap)
+    kept = tuple(step for step in one.cleanup if step.structure in manifest.outputs)
+    assert (manifest.cleanup, manifest.overlap) == (kept, one.overlap)
     assert manifest.channels == one.channels
     assert manifest.dims == ARCHITECTURES[one.architecture].dims
     assert all(a >= b for a, b in zip(manifest.patch, one.patch, strict=True))
@@ -43,6 +47,8 @@ def test_serving_never_sees_less_than_training_did() -> None:
     assert inference_patch(flat()) == (1, 16, 16)
     assert inference_patch(volumetric(patch=(80, 96, 96))) == (80, 208, 208)
     assert inference_patch(volumetric(patch=(128, 96, 224))) == (128, 208, 224)
+    # A fine patch is as much as fits into memory.
+    assert inference_patch(recipe("kits21-transfer")) == (128, 128, 128)
 
 
 def test_provenance_counts_cases_by_source(tmp_path: Path) -> None:

@@ -14,8 +14,18 @@ import pytest
 from numpy.typing import NDArray
 
 from imaging.errors import BadParameter
-from models.labels import BY_NAME, STRUCTURES, structure
-from training.phantoms import ANNOTATED, STYLES, Phantom, SiteStyle, make_phantom, write_set
+from models.labels import STRUCTURES, structure
+from training.lesions import KINDS
+from training.phantoms import (
+    ANNOTATED,
+    PAINTED,
+    STYLES,
+    Phantom,
+    SiteStyle,
+    make_phantom,
+    relabelled,
+    write_set,
+)
 from training.phantoms import canvas as phantom_canvas
 
 TINY = (32, 64, 64)
@@ -29,12 +39,22 @@ PLAUSIBLE_ML = {
     "spleen": (20, 450),
     "stomach": (40, 900),
     "duodenum": (15, 160),
+    "hepatic_vessel": (4, 60),
+    "colon": (100, 1200),
+    "lung": (100, 3000),
 }
 
 
 @cache
 def portal(seed: int) -> Phantom:
-    return make_phantom(seed, "a-thin-portal", tumors=False, spacing_mm=(4.0, 4.0, 4.0))
+    grid = (4.0, 4.0, 4.0)
+    return make_phantom(seed, "a-thin-portal", tumors=False, spacing_mm=grid, structures=PAINTED)
+
+
+@cache
+def ill(seed: int) -> Phantom:
+    grid = (4.0, 4.0, 4.0)
+    return make_phantom(seed, "b-thick-portal", tumors=True, spacing_mm=grid, structures=PAINTED)
 
 
 def mask(phantom: Phantom, name: str) -> NDArray[np.bool_]:
@@ -60,8 +80,9 @@ def test_types_grids_and_values() -> None:
     assert phantom.labels.array.dtype == np.uint8
     assert phantom.volume.array.shape == TINY
     assert phantom.volume.geometry.close_to(phantom.labels.geometry)
-    assert set(np.unique(phantom.labels.array)) <= {0, *(s.value for s in STRUCTURES)}
-    assert set(phantom.annotated) == set(BY_NAME)
+    assert set(np.unique(phantom.labels.array)) <= {0, *(structure(n).value for n in ANNOTATED)}
+    assert phantom.annotated == ANNOTATED
+    assert set(PAINTED) == {s.name for s in STRUCTURES}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -87,6 +108,96 @@ def test_organs_are_where_they_belong(seed: int) -> None:
     assert abs(pancreas[0]) < 40
     assert pancreas[1] < centroid(phantom, kidneys)[1] - 20
     assert liver[2] > centroid(phantom, kidneys)[2]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_colon_frames_the_bowel(seed: int) -> None:
+    phantom = portal(seed)
+    colon = phantom.labels.geometry.to_world(np.argwhere(mask(phantom, "colon")))
+    low = colon[colon[:, 2] < -100]  # a transverse colon may hang lower than the flexures
+    assert (low[:, 0] < -50).any()
+    assert (low[:, 0] > 50).any()
+    assert (np.abs(low[:, 0]) > 25).all()
+    across = colon[np.abs(colon[:, 0]) < 20]
+    assert len(across) > 0
+    kidneys = centroid(phantom, mask(phantom, "kidney"))
+    assert across[:, 1].max() < kidneys[1] - 20
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_lungs_lie_above_the_liver_on_both_sides(seed: int) -> None:
+    phantom = portal(seed)
+    lung = mask(phantom, "lung")
+    x, _, z = phantom.labels.geometry.to_world(np.argwhere(lung)).T
+    assert (x < -25).mean() > 0.25
+    assert (x > 25).mean() > 0.25
+    assert z.mean() > centroid(phantom, mask(phantom, "liver"))[2] + 40
+    assert -950 < np.median(phantom.volume.array[lung]) < -700
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_hepatic_vessels_are_bright_and_lie_in_the_liver(seed: int) -> None:
+    phantom = portal(seed)
+    vessel, liver = mask(phantom, "hepatic_vessel"), mask(phantom, "liver")
+    hu = phantom.volume.array
+    assert np.median(hu[vessel]) > np.median(hu[liver]) + 10
+    z, y, x = np.argwhere(vessel).T
+    box = phantom.labels.array[z.min() : z.max() + 1, y.min() : y.max() + 1, x.min() : x.max() + 1]
+    assert (box == structure("liver").value).mean() > 0.4
+
+
+def test_the_anatomy_is_the_same_whatever_the_labels_name() -> None:
+    plain = make_phantom(1, "a-thin-portal", tumors=False, spacing_mm=(4.0, 4.0, 4.0))
+    assert (plain.volume.array == portal(1).volume.array).all()
+    # Labels are interpolated after structures without a label have gone to their organ.
+    merged = relabelled(portal(1).labels.array, ANNOTATED)
+    assert (merged != plain.labels.array).mean() < 0.001
+    assert (mask(plain, "liver") & mask(portal(1), "hepatic_vessel")).sum() > 0.95 * mask(
+        portal(1), "hepatic_vessel"
+    ).sum()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_later_lesions_leave_the_first_ones_and_the_noise_as_they_were(seed: int) -> None:
+    more = ill(seed)
+    plain = make_phantom(seed, "b-thick-portal", tumors=True, spacing_mm=(4.0, 4.0, 4.0))
+    assert more.lesions[: len(plain.lesions)] == plain.lesions
+    added = [le for le in more.lesions if le.kind not in ANNOTATED]
+    assert len(more.lesions) == len(plain.lesions) + len(added)
+    changed = np.argwhere(more.volume.array != plain.volume.array)
+    away = [np.linalg.norm((changed - le.centre) * 4.0, axis=1) / le.diameter_mm for le in added]
+    assert added
+    assert (np.min(away, axis=0) < 1.5).all()
+
+
+def test_a_data_set_sees_what_it_annotates() -> None:
+    every = np.arange(18, dtype=np.uint8).reshape(1, 3, 6)
+    vessels = relabelled(every, ("hepatic_vessel", "liver_tumor"))
+    assert vessels.ravel().tolist() == [0] * 12 + [12, 13] + [0] * 4
+    assert (
+        relabelled(every, ("liver",)).ravel().tolist() == [0] * 6 + [6] + [0] * 5 + [6, 6] + [0] * 4
+    )
+    organs = [0, 1, 1, 3, 3, 3, 6, 7, 8, 9, 10, 11, 6, 6, 0, 0, 0, 0]
+    plain = (n for n in ANNOTATED if structure(n).parent is None)
+    assert relabelled(every, plain).ravel().tolist() == organs
+    assert (relabelled(every, PAINTED) == every).all()
+    assert (
+        relabelled(every, ("colon", "lung_tumor")) == every * np.isin(every, (14, 17))
+    ).sum() == 17
+    assert relabelled(every, ()).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "structures", [("hepatic_vessel", "liver_tumor"), ("lung_tumor",), ("kidney", "kidney_cyst")]
+)
+def test_only_named_lesions_grow(structures: tuple[str, ...]) -> None:
+    phantom = make_phantom(
+        4, "b-thick-portal", tumors=True, spacing_mm=(4.0, 4.0, 4.0), structures=structures
+    )
+    assert phantom.annotated == structures
+    assert [le.kind for le in phantom.lesions] == [n for n in structures if n in KINDS]
+    found = set(np.unique(phantom.labels.array))
+    assert found == {0, *(structure(n).value for n in structures)}
 
 
 def test_the_pancreas_crosses_in_front_of_the_aorta() -> None:
@@ -149,14 +260,8 @@ def test_a_style_gives_its_own_grid_when_nothing_else_is_asked() -> None:
 
 
 def test_lesions_are_labelled_beside_their_organ() -> None:
-    found = [
-        (p, le)
-        for p in (
-            make_phantom(s, "b-thick-portal", tumors=True, spacing_mm=(4, 4, 4)) for s in (1, 2, 3)
-        )
-        for le in p.lesions
-    ]
-    assert found
+    found = [(p, le) for p in map(ill, (1, 2, 3)) for le in p.lesions]
+    assert {le.kind for _, le in found} > {"liver_tumor", "lung_tumor"}
     for phantom, lesion in found:
         inside = mask(phantom, lesion.kind)
         assert inside.any()
@@ -208,6 +313,8 @@ def test_a_written_set_reads_back(tmp_path: Path) -> None:
         (lambda: make_phantom(1, "no-such-style"), "a-thin-portal"),
         (lambda: make_phantom(1, shape=(4, 64, 64)), "8 voxels"),
         (lambda: make_phantom(1, spacing_mm=(0.0, 2.0, 2.0)), "positive"),
+        (lambda: make_phantom(1, structures=("liver", "brain")), "brain"),
+        (lambda: relabelled(np.zeros((1, 1, 1), np.uint8), ("brain",)), "brain"),
         (lambda: SiteStyle("s", 2.5, phase="venous"), "venous"),
         (lambda: SiteStyle("s", -1.0), "-1.0"),
         (lambda: write_set(Path("unused"), cases=0, seed=1), "at least one"),

@@ -15,10 +15,15 @@ from models.labels import BY_NAME
 from models.manifest import Intensity, Sampling
 from tests.training.tiny import HU, cases, flat, grid, loaded, volumetric
 from training.cases import Loaded
-from training.recipe import Augment, Recipe
-from training.samples import Prepared, Sampler, channel_table, prepare
+from training.prepared import Prepared, prepare
+from training.recipe import Augment, Loss, Recipe
+from training.samples import Batch, Sampler, channel_table, drawn_ahead
 
 PLAIN = Augment()
+
+
+def parts(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return batch.images, batch.targets, batch.folds
 
 
 def made(
@@ -38,16 +43,16 @@ def test_a_step_is_the_same_whatever_came_before(recipe: Recipe) -> None:
     fresh, used = (Sampler(cases(recipe), recipe) for _ in range(2))
     for step in range(3):
         used.batch(step)
-    for one, other in zip(fresh.batch(7), used.batch(7), strict=True):
+    for one, other in zip(parts(fresh.batch(7)), parts(used.batch(7)), strict=True):
         assert torch.equal(one, other)
-    assert not torch.equal(fresh.batch(7)[0], fresh.batch(8)[0])
+    assert not torch.equal(parts(fresh.batch(7))[0], parts(fresh.batch(8))[0])
     other_seed = Sampler(cases(recipe), dataclasses.replace(recipe, seed=11))
-    assert not torch.equal(fresh.batch(7)[0], other_seed.batch(7)[0])
+    assert not torch.equal(parts(fresh.batch(7))[0], parts(other_seed.batch(7))[0])
 
 
 def test_shapes() -> None:
     three = volumetric(batch=3)
-    images, targets, folds = Sampler(cases(three), three).batch(0)
+    images, targets, folds = parts(Sampler(cases(three), three).batch(0))
     assert images.shape == (3, 1, 16, 16, 16)
     assert targets.shape == (3, 16, 16, 16)
     assert folds.shape == (3, 3)
@@ -56,7 +61,7 @@ def test_shapes() -> None:
         torch.int64,
         torch.int64,
     )
-    images, targets, _ = Sampler(cases(flat()), flat()).batch(0)
+    images, targets, _ = parts(Sampler(cases(flat()), flat()).batch(0))
     assert images.shape == (2, 1, 16, 16)
     assert targets.shape == (2, 16, 16)
 
@@ -71,7 +76,7 @@ def test_voxels_and_targets_belong_together_to_the_edges(patch: tuple[int, int, 
     sampler = Sampler([made(hu, labels, recipe)], recipe)
     air = 0
     for step in range(12):
-        images, targets, _ = sampler.batch(step)
+        images, targets, _ = parts(sampler.batch(step))
         seen = (images[0, 0].numpy() + 1) * 200 - 160
         expected = np.select([targets[0] == 1, targets[0] == 2], [100, 200], 0)
         inside = seen > -150
@@ -87,7 +92,7 @@ def test_voxels_and_targets_belong_together_to_the_edges(patch: tuple[int, int, 
 def test_foreground_patches_are_centred_on_each_structure_in_turn() -> None:
     recipe = volumetric(augment=PLAIN, foreground=1.0)
     sampler = Sampler(cases(recipe, 1), recipe)
-    centres = [int(sampler.batch(step)[1][0, 8, 8, 8]) for step in range(40)]
+    centres = [int(parts(sampler.batch(step))[1][0, 8, 8, 8]) for step in range(40)]
     assert 0 not in centres
     assert 8 < centres.count(1) < 32
 
@@ -98,12 +103,12 @@ def test_phantoms_have_their_share() -> None:
     real = made(zeros, labels, recipe)
     phantom = made(zeros + 100, labels, recipe, phantom=True)
     both = torch.cat(
-        [Sampler([real, phantom], recipe).batch(s)[0][:, 0, 2, 2, 2] for s in range(8)]
+        [parts(Sampler([real, phantom], recipe).batch(s))[0][:, 0, 2, 2, 2] for s in range(8)]
     )
     assert float((both > 0).float().mean()) == pytest.approx(0.25, abs=0.07)
-    alone = Sampler([phantom], recipe).batch(0)[0][:, 0, 2, 2, 2]
+    alone = parts(Sampler([phantom], recipe).batch(0))[0][:, 0, 2, 2, 2]
     assert (alone > 0).all()
-    without = Sampler([real], recipe).batch(0)[0][:, 0, 2, 2, 2]
+    without = parts(Sampler([real], recipe).batch(0))[0][:, 0, 2, 2, 2]
     assert (without < 0).all()
 
 
@@ -116,22 +121,21 @@ def test_a_slab_is_all_that_is_seen() -> None:
     labels[30, 4, 4] = BY_NAME["pancreas"].value
     case = made(hu, labels, recipe)
     assert case.slices == (8, 14)
-    seen = torch.cat([Sampler([case], recipe).batch(s)[0][:, 0, 8, 8] for s in range(15)])
+    seen = torch.cat([parts(Sampler([case], recipe).batch(s))[0][:, 0, 8, 8] for s in range(15)])
     assert set(torch.round(seen * 100).int().tolist()) == set(range(8, 15))
 
 
-def test_merged_labels_become_their_organ() -> None:
-    recipe = flat(outputs=("pancreas",), merge={"pancreas_tumor": "pancreas"}, augment=PLAIN)
+def test_lesions_without_a_channel_become_their_organ() -> None:
+    recipe = flat(outputs=("pancreas",), augment=PLAIN)
     labels = np.zeros((8, 20, 20), np.uint8)
     labels[2:6, 2:9, 2:9], labels[3:5, 3:5, 3:5] = 1, 2
     case = made(np.zeros(labels.shape, np.int16), labels, recipe, ("pancreas", "pancreas_tumor"))
     assert set(np.unique(case.labels)) == {0, 1}
-    assert case.annotated == ("pancreas",)
     assert np.count_nonzero(case.labels) == np.count_nonzero(labels)
 
 
-def test_a_merged_structure_alone_does_not_make_its_organ_known() -> None:
-    recipe = flat(outputs=("pancreas",), merge={"pancreas_tumor": "pancreas"})
+def test_a_lesion_alone_does_not_make_its_organ_known() -> None:
+    recipe = flat(outputs=("pancreas",))
     labels = np.full((8, 20, 20), 2, np.uint8)
     with pytest.raises(DataError, match="none of which tiny-flat learns"):
         made(np.zeros(labels.shape, np.int16), labels, recipe, ("pancreas_tumor",))
@@ -150,7 +154,7 @@ def test_every_sample_carries_the_fold_of_its_case() -> None:
         ],
         recipe,
     )
-    images, _, folds = sampler.batch(0)
+    images, _, folds = parts(sampler.batch(0))
     which = torch.round(((images[:, 0, 2, 2, 2] + 1) * 200 - 160) / 50).int().tolist()
     assert set(which) == {0, 1, 2}
     expected = [[0, 1, 0, 0], [0, 0, 2, 2], [0, 0, 2, 3]]
@@ -183,7 +187,7 @@ def test_planted_lesions_reach_the_targets() -> None:
     labels[4:28, 4:28, 4:28] = BY_NAME["kidney"].value
     hu = np.where(labels > 0, 180, -90).astype(np.int16)
     case = made(hu, labels, recipe, ("kidney",))
-    seen = [Sampler([case], recipe).batch(step) for step in range(4)]
+    seen = [parts(Sampler([case], recipe).batch(step)) for step in range(4)]
     cysts = [targets == 3 for _, targets, _ in seen]
     assert any(c.any() for c in cysts)
     assert set(np.unique(case.labels)) == {0, 3}, "the case itself is left alone"
@@ -199,7 +203,7 @@ def test_scan_scaling_is_the_whole_scans_whatever_the_patch() -> None:
     labels[2, 20, 20] = BY_NAME["kidney"].value
     hu = np.full(labels.shape, -100, np.int16)
     hu[5, 0, 0], hu[5, 0, 1] = -1000, 120
-    images = Sampler([made(hu, labels, recipe)], recipe).batch(0)[0]
+    images = parts(Sampler([made(hu, labels, recipe)], recipe).batch(0))[0]
     # Clipped, the scan runs from -150 to 120.
     assert torch.allclose(images, torch.tensor((-100 + 150) / (120 + 150)), atol=1e-5)
 
@@ -229,3 +233,89 @@ def test_preparing_resamples_to_the_recipes_grid() -> None:
     assert np.median(inner) == pytest.approx(HU["kidney"], abs=10)
     for name, voxels in case.centres.items():
         assert (case.labels[tuple(voxels.T)] == BY_NAME[name].value).all()
+
+
+TASKS = (("kidney", "kidney_tumor"), (None, "kidney_tumor"), ("liver", None))
+WITH_TASKS: dict[str, Any] = {
+    "outputs": ("kidney", "kidney_tumor", "liver"),
+    "activation": "sigmoid",
+    "loss": Loss("task_dice_bce"),
+    "tasks": TASKS,
+    "augment": PLAIN,
+    "patch": (4, 4, 4),
+}
+
+
+def test_a_patch_trains_a_task_that_its_case_annotates() -> None:
+    recipe = volumetric(**WITH_TASKS, batch=40)
+    labels = np.ones((8, 8, 8), np.uint8) * BY_NAME["kidney"].value
+    known: list[tuple[str, ...]] = [("kidney", "kidney_tumor"), ("liver", "kidney")]
+    hu = (np.full((8, 8, 8), v, np.int16) for v in (0, 100))
+    sampler = Sampler(
+        [made(h, labels, recipe, names) for h, names in zip(hu, known, strict=True)], recipe
+    )
+    batch = sampler.batch(0)
+    first = batch.images[:, 0, 2, 2, 2] < 0
+    assert set(batch.tasks[first].tolist()) == {0, 1}
+    assert set(batch.tasks[~first].tolist()) == {2}
+    assert batch.folds.shape == (40, 1)
+
+
+def test_a_case_without_a_task_is_named() -> None:
+    recipe = volumetric(**WITH_TASKS)
+    labels = np.ones((8, 8, 8), np.uint8)
+    case = made(np.zeros((8, 8, 8), np.int16), labels, recipe, ("kidney",))
+    with pytest.raises(DataError, match="which is no task of tiny"):
+        Sampler([case], recipe)
+
+
+def test_processes_share_a_batch_that_is_the_same_for_any_number_of_them() -> None:
+    recipe = volumetric(batch=4)
+    alone = Sampler(cases(recipe), recipe).batch(5)
+    shares = [Sampler(cases(recipe), recipe, rank, 2).batch(5) for rank in (0, 1)]
+    for index in range(4):
+        share = shares[index % 2]
+        assert torch.equal(alone.images[index], share.images[index // 2])
+        assert torch.equal(alone.targets[index], share.targets[index // 2])
+    with pytest.raises(DataError, match="batch of 4 cannot be shared by 3"):
+        Sampler(cases(recipe), recipe, 0, 3)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_drawing_ahead_gives_the_same_batches(threads: int) -> None:
+    recipe = volumetric(batch=2)
+    sampler = Sampler(cases(recipe), recipe)
+    with drawn_ahead(sampler, 3, threads) as batches:
+        for step in range(3, 9):
+            assert torch.equal(next(batches).images, sampler.batch(step).images)
+
+
+def test_a_fault_while_drawing_ahead_comes_to_the_trainer() -> None:
+    recipe = volumetric()
+    sampler = Sampler(cases(recipe), recipe)
+    sampler.batch = lambda step: 1 // 0  # type: ignore[method-assign,assignment]
+    with pytest.raises(ZeroDivisionError), drawn_ahead(sampler, 0, 1) as batches:
+        next(batches)
+
+
+def test_patches_may_lie_anywhere_in_the_labels_box() -> None:
+    recipe = volumetric(
+        outputs=("kidney",), augment=PLAIN, foreground=1.0, foreground_box=2, patch=(1, 1, 1)
+    )
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[10, 10, 10] = labels[13, 12, 10] = BY_NAME["kidney"].value
+    hu = np.arange(40**3, dtype=np.int64).reshape(40, 40, 40)
+    case = dataclasses.replace(made(labels.astype(np.int16), labels, recipe), hu=hu)
+    sampler = Sampler([case], recipe)
+    seen = {tuple(sampler._centre(case, 0, np.random.default_rng(s)).tolist()) for s in range(400)}
+    low, high = np.min(list(seen), axis=0), np.max(list(seen), axis=0)
+    assert (low.tolist(), high.tolist()) == ([8, 8, 8], [15, 14, 12])
+
+
+def test_what_is_not_annotated_can_be_taken_as_background() -> None:
+    labels = np.ones((8, 8, 8), np.uint8)
+    plain = volumetric(outputs=("pancreas", "kidney"), augment=PLAIN, patch=(4, 4, 4))
+    pooled = dataclasses.replace(plain, loss=Loss("dice_ce", unlabelled="background"))
+    for recipe, expected in ((plain, [0, 1, 0]), (pooled, [0, 1, 2])):
+        case = made(np.zeros((8, 8, 8), np.int16), labels, recipe, ("pancreas",))
+        assert Sampler([case], recipe).batch(0).folds[0].tolist() == expected

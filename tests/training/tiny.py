@@ -16,8 +16,8 @@ from imaging.writers.nifti import write_nifti
 from models.labels import BY_NAME
 from models.manifest import Intensity, Sampling
 from training.cases import Loaded
-from training.recipe import Augment, Optimizer, Recipe
-from training.samples import Prepared, prepare
+from training.prepared import Prepared, prepare
+from training.recipe import Augment, Loss, Optimizer, Recipe
 
 HU = {"pancreas": 90, "kidney": 180, "background": -90}
 NAMES = ("pancreas", "kidney")
@@ -85,7 +85,7 @@ def flat(**changes: Any) -> Recipe:
         sampling=Sampling((None, None, None)),
         intensity=Intensity((-150.0, 200.0), "scan"),
         patch=(1, 16, 16),
-        loss="dice",
+        loss=Loss("dice"),
         batch=2,
         steps=6,
         steps_per_epoch=2,

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from imaging.errors import DataError
+from imaging.files import write_whole
+from imaging.writers.nifti import write_nifti
+from models.labels import BY_NAME
 from training.cases import Case
+from training.phantoms.scan import Phantom
 
 
-def read(folder: Path) -> list[Case]:
+def marks(folder: Path) -> bool:
+    """An ``index.json``."""
+    return (folder / "index.json").is_file()
+
+
+def cases(folder: Path) -> list[Case]:
     """The cases of a folder with ``index.json``.
 
     The index holds ``labels`` (value to structure) and ``cases``, each with ``case`` (its
@@ -25,6 +35,20 @@ def read(folder: Path) -> list[Case]:
         return [_case(folder, entry, values) for entry in index["cases"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder.name}/index.json does not parse ({error!r}).") from error
+
+
+def write(out: Path, phantoms: Iterable[Phantom]) -> None:
+    """Write phantoms, all with the labels they have."""
+    entries = []
+    names: tuple[str, ...] = ()
+    for index, phantom in enumerate(phantoms):
+        home = out / f"ct_{index:03d}"
+        names = phantom.annotated
+        write_nifti(phantom.volume, home / "ct.nii.gz")
+        write_nifti(phantom.labels, home / "label.nii.gz")
+        entries.append({"case": home.name, "annotated": list(names), "label": "exact"})
+    whole = {"labels": {str(BY_NAME[n].value): n for n in names}, "cases": entries}
+    write_whole(out / "index.json", (json.dumps(whole, indent=2) + "\n").encode())
 
 
 def _case(folder: Path, entry: dict[str, object], values: dict[int, str]) -> Case:

@@ -1,93 +1,117 @@
-"""Medical Segmentation Decathlon and nnU-Net raw folders: ``dataset.json`` beside the images."""
+"""Medical Segmentation Decathlon: ``dataset.json`` lists pairs of images and labels."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imaging.errors import DataError
-from models.labels import BY_NAME
 from training.cases import Case
+from training.datasets import amos, nnunet
+from training.datasets.layout import stem_of
+from training.datasets.names import structures
+from training.datasets.stored import annotated, stored_map
+from training.phantoms.scan import Phantom
+from training.phantoms.sets import write_decathlon
 
-# Data sets name lesions by kind alone; the organ beside them says which lesion it is.
-_LESIONS = {"cancer", "tumor", "tumour", "tumors", "lesion", "mass"}
-_SYNONYMS = {
-    "left kidney": "kidney",
-    "right kidney": "kidney",
-    "kidney_left": "kidney",
-    "kidney_right": "kidney",
-    "kidneys": "kidney",
-    "cyst": "kidney_cyst",
-    "oesophagus": "esophagus",
+PARTS = ("imagesTr", "labelsTr", "imagesTs")
+INSIDE = ("Task*",)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the Decathlon: the name and the labels in its ``dataset.json``."""
+
+    name: str
+    labels: Mapping[int, str]
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """What the task annotates."""
+        return annotated(self.labels, self.name)
+
+
+# The abdominal tasks as their dataset.json names them. Lung and colon have no label for the organ;
+# the liver around the hepatic vessels has none either.
+TASKS: Mapping[str, Task] = {
+    "liver": Task("Liver", {1: "liver", 2: "cancer"}),
+    "lung": Task("Lung", {1: "cancer"}),
+    "pancreas": Task("Pancreas", {1: "pancreas", 2: "cancer"}),
+    "hepatic_vessel": Task("HepaticVessel", {1: "Vessel", 2: "Tumour"}),
+    "spleen": Task("Spleen", {1: "Spleen"}),
+    "colon": Task("Colon", {1: "colon cancer primaries"}),
 }
 
 
-def read(folder: Path) -> list[Case]:
-    """The labelled cases of a folder with ``dataset.json``.
+def marks(folder: Path) -> bool:
+    """A ``dataset.json`` that is neither nnU-Net's nor that of AMOS, which mixes MRI in."""
+    described = (folder / "dataset.json").is_file()
+    return described and not nnunet.marks(folder) and not amos.marks(folder)
 
-    The Decathlon lists its pairs under ``training``; nnU-Net raw has ``imagesTr/NAME_0000.ext``
-    and ``labelsTr/NAME.ext``. Labels whose names are no structure of Islet (and no synonym of
-    one) count as unlabelled. ``islet_annotated`` may list the annotated structures where they are
-    more than those with a label value.
+
+def cases(folder: Path) -> list[Case]:
+    """The pairs under ``training`` in ``dataset.json``, e.g. of ``Task07_Pancreas``.
+
+    Labels whose names are no structure of Islet (and no synonym of one) count as unlabelled.
+    ``islet_annotated`` may list the annotated structures where they are more than those with a
+    label value. An image may have nnU-Net's suffix ``_0000`` on disk, as its first version kept
+    it.
 
     Raises:
-        DataError: ``dataset.json`` does not parse, or lists files that are not there.
+        DataError: ``dataset.json`` does not parse, lists another modality than CT, names no
+            structure, or lists files that are not there.
     """
     try:
         meta = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        values = structures(_label_names(meta["labels"]))
-        annotated = tuple(dict.fromkeys((*values.values(), *meta.get("islet_annotated", ()))))
-        pairs = _pairs(folder, meta)
+        labels = {int(value): str(name) for value, name in meta["labels"].items()}
+        title = str(meta.get("name", folder.name))
+        values = structures(labels, title)
+        known = tuple(dict.fromkeys((*values.values(), *meta.get("islet_annotated", ()))))
+        pairs = sorted((stem_of(p["label"]), p["image"], p["label"]) for p in meta["training"])
+        modality = str(meta.get("modality", {}).get("0", "CT"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{folder.name}/dataset.json is not in the Decathlon's or nnU-Net's form ({error!r})."
+            f"{folder.name}/dataset.json is not in the Decathlon's form ({error!r})."
         ) from error
+    if modality.upper() != "CT" or not known:
+        raise DataError(
+            f"{folder.name}/dataset.json has modality {modality!r} and labels "
+            f"{sorted(labels.values())}; Islet learns CT with structures of its own list."
+        )
     source = {
-        "name": str(meta.get("name", folder.name)),
+        "name": title,
         "licence": str(meta.get("licence", meta.get("license", "not stated"))),
         "labels": str(meta.get("islet_label_kind", "as published")),
     }
-    for image, label in pairs.values():
-        for path in (image, label):
-            if not path.exists():
-                raise DataError(
-                    f"{folder.name}/dataset.json names {path.name}, which is not there."
-                )
-    return [Case(n, i, lab, values, annotated, source) for n, (i, lab) in sorted(pairs.items())]
+    return [
+        Case(name, _image(folder / image), folder / label, values, known, source)
+        for name, image, label in pairs
+    ]
 
 
-def structures(names: Mapping[int, str]) -> dict[int, str]:
-    """Islet's structure for each label value that means one."""
-    plain = {v: _SYNONYMS.get(n.lower(), n.lower()) for v, n in names.items()}
-    organs = {n for n in plain.values() if n in BY_NAME and BY_NAME[n].parent is None}
-    with_tumors = {n for n in organs if f"{n}_tumor" in BY_NAME} or organs
-    if len(with_tumors) == 1:
-        (organ,) = with_tumors
-        # A lesion that Islet has no name for is a part of its organ, not background.
-        lesion = f"{organ}_tumor" if f"{organ}_tumor" in BY_NAME else organ
-        plain = {v: lesion if n in _LESIONS else n for v, n in plain.items()}
-    return {v: n for v, n in plain.items() if n in BY_NAME}
+def write(task: Task, out: Path, phantoms: Iterable[Phantom]) -> None:
+    """Write phantoms as a task: its file names, its label values, its ``dataset.json``."""
+    meta: dict[str, Any] = {
+        "name": task.name,
+        "description": "Procedural phantoms in this task's layout",
+        "licence": "Apache-2.0",
+        "tensorImageSize": "3D",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", **{str(v): name for v, name in task.labels.items()}},
+        "numTest": 0,
+        "test": [],
+        "islet_label_kind": "exact",
+    }
+    made = (
+        (f"{task.name.lower()}_{i:03d}", p.volume, stored_map(p.labels, task.labels, task.name))
+        for i, p in enumerate(phantoms, 1)
+    )
+    write_decathlon(out, made, meta)
 
 
-def _label_names(labels: Mapping[str, Any]) -> dict[int, str]:
-    """Value to name; the Decathlon writes {"1": "pancreas"}, nnU-Net {"pancreas": 1}."""
-    if all(key.isdecimal() for key in labels):
-        return {int(key): str(name) for key, name in labels.items()}
-    return {int(value): name for name, value in labels.items() if not isinstance(value, list)}
-
-
-def _pairs(folder: Path, meta: Mapping[str, Any]) -> dict[str, tuple[Path, Path]]:
-    if "training" in meta:
-        return {
-            _stem(pair["label"]): (folder / pair["image"], folder / pair["label"])
-            for pair in meta["training"]
-        }
-    ending = meta["file_ending"]
-    labels = {p.name.removesuffix(ending): p for p in (folder / "labelsTr").glob(f"*{ending}")}
-    return {n: (folder / "imagesTr" / f"{n}_0000{ending}", label) for n, label in labels.items()}
-
-
-def _stem(name: str) -> str:
-    return Path(name).name.removesuffix(".gz").removesuffix(".nii")
+def _image(path: Path) -> Path:
+    suffixed = path.with_name(path.name.replace(".nii", "_0000.nii"))
+    return suffixed if not path.exists() and suffixed.exists() else path

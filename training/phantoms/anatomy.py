@@ -23,6 +23,9 @@ DRAWN = (
     "stomach",
     "duodenum",
     "esophagus",
+    "hepatic_vessel",
+    "colon",
+    "lung",
 )
 
 
@@ -116,7 +119,8 @@ def _colon(p: Patient) -> None:
         tube = p.canvas.tube(path, radius)
         stool = p.rng.random() < 0.8
         gas = p.rng.uniform(0.05, 0.6) if p.rng.random() < 0.6 else 0.0
-        _hollow(p, tube, 2.5, _bowel_content(p, tube, stool), gas)
+        content = _bowel_content(p, tube, stool)
+        _hollow(p, tube, 2.5, content, gas, BY_NAME["colon"].value)
 
 
 def _stomach(p: Patient) -> None:
@@ -164,7 +168,8 @@ def _liver(p: Patient) -> None:
         bend = 0.5 * (np.asarray(start) + end) + p.rng.normal(0, 8, 3)
         vessel = p.canvas.tube(np.array([start, bend, end]), np.array([5.0, 3.5, 1.5]))
         distance = np.where(inside[vessel.box], vessel.distance, 99).astype(np.float32)
-        p.canvas.paint(vessel.box, distance, 0.8 * p.hu["portal_vein"] + 0.2 * p.hu["liver"], None)
+        mixed = 0.8 * p.hu["portal_vein"] + 0.2 * p.hu["liver"]
+        p.canvas.paint(vessel.box, distance, mixed, BY_NAME["hepatic_vessel"].value)
 
 
 def _gallbladder(p: Patient) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from models.labels import BY_NAME
 from training.phantoms.patient import Patient
 from training.shapes import ellipsoid, smooth_min
 
@@ -95,4 +96,4 @@ def _chest(p: Patient) -> None:
     p.canvas.paint(box, np.maximum(above - 3, cavity), p.hu["muscle"])
     p.canvas.paint(box, np.maximum(above, np.minimum(middle, heart - 4)), p.hu["fat"])
     p.canvas.paint(box, np.maximum(heart, above), 0.5 * (p.hu["cava"] + p.hu["artery"]))
-    p.canvas.paint(box, lung, p.hu["lung"] + p.lumps(box, 7, 45))
+    p.canvas.paint(box, lung, p.hu["lung"] + p.lumps(box, 7, 45), BY_NAME["lung"].value)

@@ -7,6 +7,7 @@ field of view. Everything follows from one seed. Needs numpy and SimpleITK only.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from imaging.errors import BadParameter
 from imaging.geometry import Geometry
 from imaging.volume import Volume
-from models.labels import STRUCTURES
+from models.labels import BY_NAME, STRUCTURES, structure, visible_as
 from training.lesions import KINDS, Kind, Lesion, plant
 from training.phantoms.anatomy import DRAWN, draw
 from training.phantoms.canvas import AIR_HU, Canvas
@@ -25,8 +26,29 @@ from training.phantoms.styles import STYLES, SiteStyle, sample_style
 from training.shapes import F32
 
 DRAWING_STEP_MM = 2.0
-ANNOTATED: tuple[str, ...] = tuple(
-    s.name for s in STRUCTURES if s.name in DRAWN or s.parent in DRAWN
+# All that a phantom can have labels for, and what it has labels for when nothing else is asked.
+PAINTED: tuple[str, ...] = tuple(s.name for s in STRUCTURES if s.name in DRAWN or s.parent in DRAWN)
+ANNOTATED: tuple[str, ...] = (
+    "pancreas",
+    "pancreas_tumor",
+    "kidney",
+    "kidney_tumor",
+    "kidney_cyst",
+    "liver",
+    "spleen",
+    "gallbladder",
+    "stomach",
+    "duodenum",
+    "esophagus",
+)
+# Lesions grow in two rounds, each with its own randomness: a seed's phantom is the same with and
+# without the second. A lesion grows through the vessels of the liver.
+_ROUNDS: tuple[tuple[tuple[Kind, ...], tuple[str, ...]], ...] = (
+    (tuple(kind for kind in KINDS if kind in ANNOTATED), ANNOTATED),
+    (
+        tuple(kind for kind in KINDS if kind not in ANNOTATED),
+        tuple(name for name in PAINTED if name != "hepatic_vessel"),
+    ),
 )
 
 
@@ -37,7 +59,8 @@ class Phantom:
     Attributes:
         volume: HU, int16.
         labels: uint8, values of ``models.labels``, on the same grid.
-        annotated: the structures that are labelled wherever they are in view.
+        annotated: the structures that are labelled wherever they are in view; others have no
+            label of their own (see :func:`relabelled`).
         lesions: planted ones, centres in voxel indices of the volume.
     """
 
@@ -54,28 +77,26 @@ def make_phantom(
     tumors: bool | None = None,
     shape: tuple[int, int, int] | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
+    structures: tuple[str, ...] = ANNOTATED,
 ) -> Phantom:
     """A random abdomen as one scanner sees it; the same arguments give the same voxels.
 
     Args:
         seed: of everything random.
         style: a style, the name of one of ``STYLES``, or ``None`` for a random one.
-        tumors: whether lesions grow in pancreas and kidneys; ``None`` leaves it to chance.
+        tumors: whether lesions grow where their organ is in view; ``None`` leaves it to chance.
         shape: (Z, Y, X) instead of the style's.
         spacing_mm: (z, y, x) instead of the style's. With ``shape`` alone the style's extent is
             kept and the spacing follows.
+        structures: what the labels name, of ``PAINTED``; only lesions among them grow. The
+            anatomy is the same whatever they are.
 
     Raises:
-        BadParameter: no such style, or a grid under 8 voxels a side.
+        BadParameter: no such style or structure, or a grid under 8 voxels a side.
     """
+    _check(structures)
     rng = np.random.default_rng(seed)
-    if isinstance(style, str):
-        if style not in STYLES:
-            raise BadParameter(
-                f"There is no style {style[:64]!r}; choose from {', '.join(STYLES)}."
-            )
-        style = STYLES[style]
-    style = sample_style(rng) if style is None else style
+    style = _style(style, rng)
     frame = sample_frame(rng)
     grid = _grid(style, frame, rng, shape, spacing_mm)
     step = max(DRAWING_STEP_MM, grid.spacing[1])
@@ -83,12 +104,51 @@ def make_phantom(
     lo, hi = corners.min(0), corners.max(0)
     canvas = _canvas(rng, frame, lo, hi, step)
     draw(Patient.admit(canvas, frame, sample_hu(rng, style.phase), rng))
-    hu, labels, lesions = _grow(canvas, rng, _kinds(rng, tumors))
+    # Anatomy, first lesions and noise share one stream; what came later has its own.
+    streams = (rng, np.random.default_rng([seed, 1]))
+    hu, labels, lesions = _grow(canvas, streams, tumors, structures)
     if style.table:
         _table(canvas, hu, frame)
     volume = Volume(_scan(hu, canvas, grid, style, rng), grid)
     found = Volume(_labels(labels, canvas, grid), grid)
-    return Phantom(volume, found, ANNOTATED, _onto(lesions, canvas, grid))
+    return Phantom(volume, found, tuple(structures), _onto(lesions, canvas, grid))
+
+
+def relabelled(labels: NDArray[np.uint8], annotated: Iterable[str]) -> NDArray[np.uint8]:
+    """The labels as a data set that annotates only some structures has them.
+
+    A lesion without a label of its own lies in its organ's, a vessel of the liver in the liver's;
+    everything else without one is background.
+
+    Args:
+        labels: (Z, Y, X) values of ``models.labels``.
+        annotated: names of the structures to keep.
+
+    Raises:
+        BadParameter: no such structure.
+    """
+    kept = {structure(name).name for name in annotated}
+    table = np.zeros(256, np.uint8)
+    for name, own in BY_NAME.items():
+        seen = visible_as(name, kept)
+        table[own.value] = 0 if seen is None else BY_NAME[seen].value
+    return table[labels]
+
+
+def _check(structures: tuple[str, ...]) -> None:
+    unknown = [name for name in structures if name not in PAINTED]
+    if unknown:
+        raise BadParameter(
+            f"Phantoms have no structure {unknown[0][:64]!r}; choose from {', '.join(PAINTED)}."
+        )
+
+
+def _style(style: SiteStyle | str | None, rng: np.random.Generator) -> SiteStyle:
+    if isinstance(style, str) and style not in STYLES:
+        raise BadParameter(f"There is no style {style[:64]!r}; choose from {', '.join(STYLES)}.")
+    if isinstance(style, str):
+        return STYLES[style]
+    return sample_style(rng) if style is None else style
 
 
 def _grid(
@@ -135,26 +195,34 @@ def _canvas(
     return Canvas.blank(rng, tuple(lo.tolist()), tuple(hi.tolist()), step, rng.uniform(2, 7))
 
 
-def _kinds(rng: np.random.Generator, tumors: bool | None) -> list[Kind]:
-    """Which lesions grow: at least one, none, or each by chance."""
+def _kinds(
+    rng: np.random.Generator, tumors: bool | None, possible: Sequence[Kind]
+) -> Sequence[Kind]:
+    """Which of the possible lesions grow: at least one, none, or each by chance."""
     if tumors is None:
-        return [kind for kind in KINDS if rng.random() < 0.4]
-    if not tumors:
+        return [kind for kind in possible if rng.random() < 0.4]
+    if not tumors or not possible:
         return []
-    return [kind for kind in KINDS if rng.random() < 0.5] or [KINDS[int(rng.integers(3))]]
+    chosen = [kind for kind in possible if rng.random() < 0.5]
+    return chosen or [possible[int(rng.integers(len(possible)))]]
 
 
 def _grow(
-    canvas: Canvas, rng: np.random.Generator, kinds: list[Kind]
+    canvas: Canvas,
+    streams: tuple[np.random.Generator, np.random.Generator],
+    tumors: bool | None,
+    structures: tuple[str, ...],
 ) -> tuple[F32, NDArray[np.uint8], list[Lesion]]:
-    """HU, labels and lesions (centres in voxels of the canvas) after planting."""
+    """HU, labels of the structures, and lesions (centres in voxels of the canvas)."""
     hu, labels, found = canvas.hu, canvas.labels, []
-    step = canvas.step_mm
-    for kind in kinds:
-        hu, labels, lesion = plant(hu, labels, (step, step, step), kind, rng)
-        if lesion is not None:
-            found.append(lesion)
-    return hu, labels, found
+    spacing = (canvas.step_mm,) * 3
+    for rng, (kinds, organs) in zip(streams, _ROUNDS, strict=True):
+        before = after = relabelled(labels, organs)
+        for kind in _kinds(rng, tumors, [k for k in kinds if k in structures]):
+            hu, after, lesion = plant(hu, after, spacing, kind, rng)
+            found += [] if lesion is None else [lesion]
+        labels = np.where(after == before, labels, after)
+    return hu, relabelled(labels, structures), found
 
 
 def _table(canvas: Canvas, hu: F32, frame: Frame) -> None:

@@ -5,23 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from imaging.errors import BadParameter
-from training.recipe import Recipe
-from training.recipes.monet import monet
+from training.recipe import Recipe, Scale
+from training.recipes import kits21
+from training.recipes.monet import baseline, monet
+from training.recipes.mots import mots_dodnet, mots_kits21
+from training.recipes.segviz import segviz, segviz_site
 from training.recipes.starter import starter, starter_monet
+from training.recipes.wang2020 import wang2020
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
+RECIPES: Mapping[str, Callable[[Scale], Recipe]] = {
+    "wang2020": wang2020,
+    "segviz": segviz,
+    "segviz-liver": segviz_site("liver"),
+    "segviz-spleen": segviz_site("spleen"),
+    "segviz-pancreas": segviz_site("pancreas"),
+    "segviz-kidney": segviz_site("kidney"),
     "monet": monet,
+    "monet-unet64": baseline("unet64"),
+    "monet-unet16": baseline("unet16"),
+    "monet-attention-unet": baseline("attention_unet"),
+    "mots-dodnet": mots_dodnet,
+    "mots-kits21": mots_kits21,
+    "kits21-transfer": kits21.transfer,
+    "kits21-scratch": kits21.from_scratch,
     "starter": starter,
     "starter-monet": starter_monet,
 }
 
 
-def recipe(name: str) -> Recipe:
-    """The named recipe.
+def recipe(name: str, scale: Scale = "paper") -> Recipe:
+    """The named recipe at a scale.
 
     Raises:
         BadParameter: no such recipe.
     """
     if name not in RECIPES:
         raise BadParameter(f"There is no recipe {name!r}; choose from {', '.join(RECIPES)}.")
-    return RECIPES[name]()
+    return RECIPES[name](scale)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 from models.manifest import Intensity, Sampling
-from training.recipe import Augment, Optimizer, Recipe
+from training.recipe import Augment, Loss, Optimizer, Recipe, Scale
+from training.recipes.sizes import sized
 
 
-def monet() -> Recipe:
+def monet(scale: Scale = "paper") -> Recipe:
     """The paper's training on the Decathlon's pancreas set.
 
     From the paper: 256x256 bilinear, tumor merged into the pancreas, Dice loss, Nadam at 5e-4,
@@ -15,17 +19,16 @@ def monet() -> Recipe:
     pancreas' extent +-16 only. The batch size is that of their federated script (12); the paper
     names none, nor a number of epochs ("to convergence"): early stop after 10 epochs here.
     """
-    return Recipe(
+    paper = Recipe(
         name="monet",
         architecture="monet",
         outputs=("pancreas",),
-        merge={"pancreas_tumor": "pancreas"},
         activation="sigmoid",
         sampling=Sampling((None, None, None), (None, 256, 256)),
         intensity=Intensity((-150.0, 200.0), "scan"),
         patch=(1, 256, 256),
         overlap=0.0,
-        loss="dice",
+        loss=Loss("dice", smooth=1.0),
         batch=12,
         steps=20_000,
         steps_per_epoch=500,
@@ -35,3 +38,30 @@ def monet() -> Recipe:
         slab=16,
         patience=10,
     )
+    return sized(
+        paper,
+        scale,
+        tiny={
+            "sampling": Sampling((None, None, None), (None, 64, 64)),
+            "patch": (1, 64, 64),
+            "steps": 300,
+            "steps_per_epoch": 30,
+        },
+        small={
+            "sampling": Sampling((None, None, None), (None, 128, 128)),
+            "patch": (1, 128, 128),
+            "steps": 3000,
+            "steps_per_epoch": 200,
+        },
+    )
+
+
+def baseline(architecture: str) -> Callable[[Scale], Recipe]:
+    """MoNet's training with another network: one of the paper's three baselines."""
+
+    def recipe(scale: Scale = "paper") -> Recipe:
+        same = monet(scale)
+        name = f"monet-{architecture.replace('_', '-')}"
+        return dataclasses.replace(same, name=name, architecture=architecture)
+
+    return recipe

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from models.manifest import Cleanup, Intensity, Sampling
-from training.recipe import Augment, Optimizer, Recipe
+from training.recipe import Augment, Loss, Optimizer, Recipe, Scale
+from training.recipes.sizes import sized
 
 _OUTPUTS = (
     "pancreas",
@@ -19,7 +20,7 @@ _OUTPUTS = (
 _LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst")
 
 
-def starter() -> Recipe:
+def starter(scale: Scale = "paper") -> Recipe:
     """A small 3D U-Net at 4 mm: a patch is most of an abdomen, and serving takes a pass or two.
 
     Coarse on purpose. At 2.5 mm a patch of the same cost shows half a body, and a few hundred
@@ -29,7 +30,7 @@ def starter() -> Recipe:
     scanner is no surprise; lesions come from phantoms and from planting (the real CTs have no
     lesion labels and are taken as free of them).
     """
-    return Recipe(
+    paper = Recipe(
         name="starter",
         architecture="dynunet",
         options={"filters": [16, 32, 64, 128]},
@@ -47,7 +48,7 @@ def starter() -> Recipe:
             Cleanup("kidney_cyst", min_ml=0.5),
             Cleanup("pancreas_tumor", min_ml=0.5),
         ),
-        smooth=75.0,
+        loss=Loss("log_dice_ce", smooth=75.0),
         steps=1500,
         batch=1,
         optimizer=Optimizer("adamw", 3e-3, "cosine", weight_decay=1e-4, clip=1.0),
@@ -67,11 +68,23 @@ def starter() -> Recipe:
         plant=0.2,
         lesion_free=_LESIONS,
     )
+    return sized(
+        paper,
+        scale,
+        tiny={
+            "sampling": Sampling((6.0, 6.0, 6.0)),
+            "patch": (32, 48, 48),
+            "options": {"filters": [8, 16, 32]},
+            "steps": 200,
+            "steps_per_epoch": 20,
+        },
+        small={"steps": 600},
+    )
 
 
-def starter_monet() -> Recipe:
+def starter_monet(scale: Scale = "paper") -> Recipe:
     """MoNet with the starter's structures at 1.5 mm in the slice, for the smallest machines."""
-    return dataclasses.replace(
+    paper = dataclasses.replace(
         starter(),
         name="starter-monet",
         architecture="monet",
@@ -82,4 +95,15 @@ def starter_monet() -> Recipe:
         batch=8,
         steps=1500,
         augment=dataclasses.replace(starter().augment, rotate_deg=(15.0, 0.0, 0.0)),
+    )
+    return sized(
+        paper,
+        scale,
+        tiny={
+            "sampling": Sampling((6.0, 6.0, 6.0)),
+            "patch": (1, 64, 64),
+            "steps": 200,
+            "steps_per_epoch": 20,
+        },
+        small={"steps": 600},
     )

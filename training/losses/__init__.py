@@ -1,0 +1,38 @@
+"""Losses: pure functions of a network's output and what a case's labels know.
+
+Partial labels come in three shapes. A softmax model *folds* what a case does not annotate onto
+what it looks like there (``marginal``, ``hec``); a sigmoid model leaves unknown channels out
+(``dodnet``); a federation lets the global model teach what a site cannot see (``condist``).
+"""
+
+from training.losses.condist import condist, condist_weight
+from training.losses.deep import deep_supervision
+from training.losses.dice import dice_loss
+from training.losses.dodnet import masked_dice_bce
+from training.losses.hec import Group, hec_cross_entropy, hec_groups
+from training.losses.marginal import (
+    fold,
+    marginal_dice,
+    marginal_dice_ce,
+    marginal_log_dice_ce,
+    marginal_log_probabilities,
+)
+from training.losses.vae import kl_divergence, reconstruction_l2
+
+__all__ = [
+    "Group",
+    "condist",
+    "condist_weight",
+    "deep_supervision",
+    "dice_loss",
+    "fold",
+    "hec_cross_entropy",
+    "hec_groups",
+    "kl_divergence",
+    "marginal_dice",
+    "marginal_dice_ce",
+    "marginal_log_dice_ce",
+    "marginal_log_probabilities",
+    "masked_dice_bce",
+    "reconstruction_l2",
+]

@@ -1,0 +1,147 @@
+"""Dice and cross-entropy that treat what a data set did not label as unknown.
+
+Every network channel is *folded* onto the channel it is visible as in a case's labels: an
+annotated structure onto itself, a lesion that is not annotated onto its annotated organ, anything
+else onto the background. Probabilities are summed along the fold, so that the loss asks nothing
+about voxels' unknown structures (the marginal loss of Shi et al. 2021, as ConDistFL uses it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.labels import visible_as
+
+
+def fold(outputs: Sequence[str], annotated: Iterable[str]) -> Tensor:
+    """For every softmax channel (0 is background), the channel it is visible as.
+
+    Args:
+        outputs: the model's structures in channel order.
+        annotated: the structures that the case's labels hold.
+
+    Returns:
+        int64 (len(outputs) + 1,).
+    """
+    known = set(annotated)
+    channels = {name: i + 1 for i, name in enumerate(outputs)}
+    seen = [visible_as(name, known) for name in outputs]
+    return torch.tensor([0] + [channels.get(name, 0) if name else 0 for name in seen])
+
+
+def marginal_log_probabilities(logits: Tensor, folds: Tensor) -> Tensor:
+    """Log of the folded softmax: (N, C, *space) from logits (N, C, *space), folds (N, C).
+
+    Channels that fold away hold -inf.
+    """
+    log_p = functional.log_softmax(logits.float(), dim=1)
+    target = folds.reshape(*folds.shape, *[1] * (logits.ndim - 2)).expand_as(log_p)
+    # A logsumexp along the fold: relative to the largest of each group, no probability is too
+    # small to be learned from, and a channel that folds alone keeps its value to the last bit.
+    largest = torch.full_like(log_p, -torch.inf)
+    largest = largest.scatter_reduce_(1, target, log_p.detach(), "amax")
+    relative = (log_p - largest.gather(1, target)).exp()
+    return torch.zeros_like(log_p).scatter_add_(1, target, relative).log() + largest
+
+
+def marginal_log_dice_ce(
+    logits: Tensor, target: Tensor, folds: Tensor, smooth: float = 1.0, batch_dice: bool = False
+) -> Tensor:
+    """The negative logarithm of soft Dice, plus cross-entropy, over what is visible; a scalar.
+
+    The logarithm (Wong et al. 2018, exponential logarithmic loss, exponent 1) divides Dice's
+    gradient by Dice itself. Without it small organs starve: cross-entropy makes everything
+    background within a few steps, and Dice's gradient has the small probability as a factor.
+
+    A structure that is absent from a sample is left to cross-entropy: its Dice would be near 0 as
+    soon as a single voxel is predicted, and rare lesions would make up most of the gradient.
+
+    Args:
+        logits: (N, C, *space), channel 0 is the background.
+        target: int64 channel indices (N, *space); channels that are not visible in a case count
+            as what they fold onto.
+        folds: int64 (N, C) of :func:`fold`.
+        smooth: added to numerator and denominator of Dice, in voxels.
+        batch_dice: one Dice for each structure over the batch (2D slices), else one a sample.
+    """
+    entropy, dice = _entropy_and_dice(logits, target, folds, smooth, batch_dice, absent=False)
+    return entropy - dice.log().mean() if len(dice) else entropy
+
+
+def marginal_dice_ce(
+    logits: Tensor, target: Tensor, folds: Tensor, smooth: float = 1e-5, batch_dice: bool = False
+) -> Tensor:
+    """1 - soft Dice, plus cross-entropy, over what is visible; a scalar.
+
+    The plain form of nnU-Net (Isensee et al. 2021) and of ConDistFL's marginal loss: the mean
+    over every visible structure, absent ones too, without the background.
+
+    Args:
+        logits, target, folds, batch_dice: as in :func:`marginal_log_dice_ce`.
+        smooth: added to numerator and denominator of Dice, in voxels; 1e-5 in both.
+    """
+    entropy, dice = _entropy_and_dice(logits, target, folds, smooth, batch_dice, absent=True)
+    return entropy + 1 - dice.mean() if len(dice) else entropy
+
+
+def marginal_dice(
+    logits: Tensor, target: Tensor, folds: Tensor, smooth: float = 1e-5, batch_dice: bool = False
+) -> Tensor:
+    """1 - soft Dice over what is visible, the background included; a scalar.
+
+    SegViz's loss: MONAI's DiceLoss of the softmax as it comes.
+
+    Args:
+        logits, target, folds, smooth, batch_dice: as in :func:`marginal_dice_ce`.
+    """
+    log_p, seen = _folded(logits, target, folds)
+    return 1 - _dice(log_p, seen, folds, smooth, batch_dice, absent=True, first=0).mean()
+
+
+def _folded(logits: Tensor, target: Tensor, folds: Tensor) -> tuple[Tensor, Tensor]:
+    """Log of the folded softmax (N, C, *space), and the target's channels folded alike."""
+    seen = folds.gather(1, target.reshape(len(target), -1)).reshape(target.shape)
+    return marginal_log_probabilities(logits, folds), seen
+
+
+def _entropy_and_dice(
+    logits: Tensor, target: Tensor, folds: Tensor, smooth: float, batch: bool, absent: bool
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the folded softmax (a scalar), and every foreground Dice that counts."""
+    log_p, seen = _folded(logits, target, folds)
+    entropy = functional.nll_loss(log_p, seen)
+    return entropy, _dice(log_p, seen, folds, smooth, batch, absent, first=1)
+
+
+def _dice(
+    log_p: Tensor,
+    seen: Tensor,
+    folds: Tensor,
+    smooth: float,
+    batch: bool,
+    absent: bool,
+    first: int,
+) -> Tensor:
+    """Every Dice (K,) that counts, of the channels from ``first`` on.
+
+    A structure counts where the labels can speak of it; with ``absent`` also in samples that lack
+    it.
+    """
+    channels = log_p.shape[1]
+    p = log_p.exp().flatten(2)
+    truth = functional.one_hot(seen.flatten(1), channels).movedim(2, 1).to(p.dtype)
+    both = (p * truth).sum(2)
+    size = p.sum(2) + truth.sum(2)
+    visible = folds == torch.arange(channels, device=folds.device)
+    counts = visible if absent else visible & (truth.sum(2) > 0)
+    if batch:
+        # Where a structure is not visible, neither the folded softmax nor the target has it.
+        both, size, counts = both.sum(0), size.sum(0), counts.any(0)
+    # Chosen before the division, so that what does not count has no 0 / 0 in its gradient.
+    chosen = counts[..., first:]
+    both, size = both[..., first:][chosen], size[..., first:][chosen]
+    return (2 * both + smooth) / (size + smooth)
