@@ -19,6 +19,7 @@ from models import architectures
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.objective import Objective
+from training.precision import use_bf16
 from training.prepared import Prepared
 from training.recipe import Augment, Recipe
 from training.samples import Batch, Sampler, drawn_ahead
@@ -153,9 +154,10 @@ class _Run:
         self.sampler = Sampler(train, recipe, self.world.rank, self.world.size)
         plain = dataclasses.replace(recipe, augment=Augment(), plant=0.0)
         self.validation = Sampler(validation, plain) if validation else None
-        self.network = initial_network(recipe).to(self.device)
-        objective = Objective(self.network, recipe, _use_bf16(precision, device))
-        self.objective = objective.to(self.device)
+        self.network = initial_network(recipe)
+        self.objective = Objective(self.network, recipe)
+        self.objective.bf16 = use_bf16(precision, device, self.objective, self.sampler.batch(0))
+        self.objective.to(self.device)
         self.shared = self.world.wrapped(self.objective)
         self.optimizer = optimizer_of(recipe, self.network)
         self.schedule = Schedule(recipe, self.optimizer)
@@ -262,13 +264,3 @@ class _Run:
             self.best,
             self.history,
         )
-
-
-def _use_bf16(precision: str, device: torch.device) -> bool:
-    if precision not in ("auto", "fp32", "bf16"):
-        raise BadParameter(f"precision must be auto, fp32 or bf16, not {precision!r}.")
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())

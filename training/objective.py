@@ -30,19 +30,21 @@ class Objective(nn.Module):
     Args:
         network: of the recipe's architecture.
         recipe: what it learns, and how.
+
+    Attributes:
         bf16: whether the network computes in bfloat16 where autocast knows how.
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe, bf16: bool = False) -> None:
+    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         super().__init__()
-        self.network, self._recipe, self._bf16 = network, recipe, bf16
+        self.network, self._recipe, self.bf16 = network, recipe, False
         self._members: Tensor
         self.register_buffer("_members", _task_members(recipe), persistent=False)
 
     def forward(self, images: Tensor, targets: Tensor, folds: Tensor, tasks: Tensor) -> Tensor:
         """The loss of a batch, see :class:`training.samples.Batch`; a scalar."""
         loss = self._recipe.loss
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._bf16):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             if self._recipe.tasks:
                 logits = self.network(images, tasks).float()
                 return self._of_tasks(logits, targets, tasks)

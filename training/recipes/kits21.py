@@ -11,7 +11,7 @@ from training.recipes.sizes import sized
 # Shared with the pretraining, whose weights must fit.
 TINY = {
     "sampling": Sampling((4.0, 4.0, 4.0)),
-    "patch": (32, 48, 48),
+    "patch": (48, 48, 48),
     "options": {
         "planes": [4, 8, 8, 16],
         "decoder": [32, 16, 16, 8],

@@ -61,7 +61,7 @@ def mots_dodnet(scale: Scale = "paper") -> Recipe:
         scale,
         tiny={
             "sampling": Sampling((4.0, 4.0, 4.0)),
-            "patch": (32, 48, 48),
+            "patch": (48, 48, 48),
             "options": {"widths": [16, 16, 16, 32, 32]},
             "steps": 200,
             "steps_per_epoch": 20,

@@ -72,7 +72,7 @@ def _recipe(
         scale,
         tiny={
             "sampling": Sampling((6.0, 6.0, 6.0)),
-            "patch": (32, 48, 48),
+            "patch": (48, 48, 48),
             "options": {"filters": [4, 8, 16, 16, 32]},
             "batch": 2,
             "steps": 200,
@@ -80,7 +80,7 @@ def _recipe(
         },
         small={
             "sampling": Sampling((4.0, 3.0, 3.0)),
-            "patch": (32, 96, 96),
+            "patch": (48, 96, 96),
             "batch": 2,
             "steps": 2000,
         },
