@@ -78,7 +78,7 @@ def _add_training(commands: Any) -> None:
     train.add_argument("--resume", action="store_true", help="go on where the run stopped")
     train.add_argument("--cache", type=Path, help="folder of prepared cases (default: in the run)")
     train.add_argument(
-        "--track", nargs="*", default=[], help="draw its curves with tensorboard, mlflow or both"
+        "--track", nargs="+", default=[], help="draw its curves with tensorboard, mlflow or both"
     )
     train.add_argument("--tracking-uri", help="MLflow's server (default: a file in the run)")
 

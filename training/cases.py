@@ -18,6 +18,11 @@ from models.labels import BY_NAME, STRUCTURES
 SPLITS = ("train", "validation", "test")
 
 
+# The order in which masks are laid over each other: what lies within another structure comes after
+# it, and tumors over cysts, as KiTS draws them.
+LAYERS = tuple(sorted(STRUCTURES, key=lambda s: (s.parent is not None, "tumor" in s.name)))
+
+
 @dataclass(frozen=True)
 class Case:
     """Where one CT and its labels lie: one label map, or binary masks, one file or more each.
@@ -85,8 +90,7 @@ def load(case: Case) -> Loaded:
 
     Labels may be stored in another order of axes than the CT: their own header says which voxel
     is where, and they are put in the CT's order. Nothing is interpolated or shifted. Masks are
-    laid over each other, organs first, then cysts, then tumors; within each in the order of
-    ``STRUCTURES``; later ones win.
+    laid over each other in the order of ``LAYERS``; later ones win.
 
     Raises:
         DataError: names the case and the cause: unreadable, another grid, values not in the list.
@@ -139,8 +143,7 @@ def _canonical(stored: NDArray[np.generic], case: Case) -> NDArray[np.uint8]:
 def _united(case: Case, grid: Geometry) -> NDArray[np.uint8]:
     """Islet's values from the masks of a case."""
     labels = np.zeros(grid.shape, np.uint8)
-    # What lies within another structure is drawn after it; KiTS draws tumors over cysts.
-    for structure in sorted(STRUCTURES, key=lambda s: (s.parent is not None, "tumor" in s.name)):
+    for structure in LAYERS:
         for path in case.masks.get(structure.name, ()):
             stored = _on_grid(case, path, grid)
             present = np.unique(stored)

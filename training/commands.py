@@ -30,20 +30,24 @@ from training.tracking import hooks
 
 def train(args: argparse.Namespace) -> int:
     """``islet train RECIPE --data DIR --out DIR``: train, then export beside the checkpoint."""
-    recipe, cases = _recipe(args), _training_cases(args.data)
+    recipe = _recipe(args)
+    known = [case for case in _cases(args.data) if case.split != "test"]
     _open_files_as_allowed()
-    unknown = set(args.validate) - {c.name for c in cases}
+    unknown = set(args.validate) - {c.name for c in known}
     if unknown:
-        raise BadParameter(f"--validate names {sorted(unknown)}, which no data set holds.")
+        raise BadParameter(
+            f"--validate names {sorted(unknown)}, which no data set holds but for testing."
+        )
+    cases = [c for c in known if c.split == "train" and c.name not in args.validate]
     if not cases:
         print(
             f"No --data: {recipe.name} trains on phantoms; what it learns is good for nothing else."
         )
     exported = train_run(
         recipe,
-        [c for c in cases if c.name not in args.validate],
+        cases,
         args.out,
-        validation=[c for c in cases if c.name in args.validate],
+        validation=[c for c in known if c.name in args.validate],
         pretrained=args.pretrained,
         cache=args.cache,
         resume=args.resume,
@@ -62,7 +66,7 @@ def crossvalidation(args: argparse.Namespace) -> int:
     _open_files_as_allowed()
     scores = crossvalidate(
         recipe,
-        _training_cases(args.data),
+        [case for case in _cases(args.data) if case.split == "train"],
         args.out,
         args.folds,
         args.only,
@@ -98,7 +102,7 @@ def evaluation(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     """``islet export RUN``: write a run's model as ONNX, and publish it where asked."""
-    out = args.out or args.run / MODEL
+    out = args.out or args.run / (f"model-{args.task}.onnx" if args.task else MODEL)
     _say(export_run(args.run, out, _read_scores(args.scores), args.task))
     if args.publish is not None:
         model = default_store().publish(out, args.publish or ["live"])
@@ -130,6 +134,24 @@ def phantom(args: argparse.Namespace) -> int:
     return 0
 
 
+def reproduction(args: argparse.Namespace) -> int:
+    """``islet reproduce TABLE --out DIR``: the paper's table beside ours, and a figure."""
+    from training.reproduce import figure, kits21, monet, partial
+
+    if args.table == "monet":
+        report = monet.reproduce(
+            args.out, args.scale, args.seeds, args.steps, args.data, args.outside
+        )
+    elif args.table == "kits21":
+        report = kits21.reproduce(args.out, args.scale, args.seeds, args.steps, args.data)
+    else:
+        report = partial.reproduce(args.out, args.seeds, args.steps)
+    print(report.text)
+    write_whole(args.out / f"{args.table}.md", f"{report.text}\n".encode())
+    figure.draw(report, report.text.partition(";")[0], args.out / f"{args.table}.png")
+    return 0
+
+
 def _recipe(args: argparse.Namespace) -> Recipe:
     """The named recipe with the command line's changes."""
     changes = {
@@ -154,11 +176,6 @@ def _open_files_as_allowed() -> None:
     """Prepared cases are mapped files, two a case; the usual limit ends at some 500 cases."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _training_cases(folders: Sequence[Path]) -> list[Case]:
-    """The cases that a data set does not keep for validation or testing."""
-    return [case for case in _cases(folders) if case.split == "train"]
 
 
 def _say(model: Exported) -> None:

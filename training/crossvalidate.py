@@ -14,6 +14,7 @@ from training.folds import folds
 from training.package import onnx_scorer
 from training.recipe import Recipe
 from training.runs import CACHE, DESCRIPTION, describe, make_phantoms, models_of, train_run
+from training.world import processes
 
 
 def crossvalidate(
@@ -39,9 +40,14 @@ def crossvalidate(
         options: of :func:`training.runs.train_run`.
 
     Raises:
-        BadParameter: ``only`` names no part.
+        BadParameter: ``only`` names no part, or torchrun started several processes.
         DataError: ``out`` holds models of another recipe.
     """
+    if processes() > 1:
+        raise BadParameter(
+            "Cross-validation is one process; give it the GPU of your choice, or train each part "
+            "with torchrun."
+        )
     parts = _parts(cases, count, recipe.seed)
     unknown = set(only) - set(parts)
     if unknown:

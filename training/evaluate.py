@@ -16,7 +16,12 @@ from models.manifest import Manifest
 from models.predict import Scorer, predict
 from training.cases import Case, Loaded, load
 from training.metrics import dice, mask_of, scorable, volume_error_ml
-from training.surfaces import KITS21_TOLERANCES_MM, hausdorff95, surface_dice
+from training.surfaces import (
+    KITS21_TOLERANCES_MM,
+    average_surface_distance,
+    hausdorff95,
+    surface_dice,
+)
 
 # What TotalSegmentator is published with; KiTS21's classes have their own.
 _TOLERANCE_MM = 3.0
@@ -33,6 +38,7 @@ class Score:
         surface_dice: the part of both surfaces within the tolerance of the other; ``None`` where
             surfaces were not asked for.
         hd95_mm: 95th percentile Hausdorff distance; ``None`` also where one mask is empty.
+        asd_mm: average surface distance, likewise.
     """
 
     case: str
@@ -41,10 +47,15 @@ class Score:
     volume_error_ml: float = 0.0
     surface_dice: float | None = None
     hd95_mm: float | None = None
+    asd_mm: float | None = None
 
 
 def score_case(
-    case: Loaded, manifest: Manifest, scorer: Scorer, surfaces: bool = False
+    case: Loaded,
+    manifest: Manifest,
+    scorer: Scorer,
+    surfaces: bool = False,
+    masks: Sequence[str] = (),
 ) -> list[Score]:
     """Predict one case and score what its labels can judge.
 
@@ -52,14 +63,15 @@ def score_case(
         case: with its labels.
         manifest, scorer: of the model.
         surfaces: also surface Dice and Hausdorff distance, which take seconds a structure.
+        masks: structures or groups to score, by default the model's structures.
     """
     predicted = predict(case.image, manifest, scorer).array
     spacing = case.image.geometry.spacing
     found = []
-    for name in scorable(manifest.outputs, case.annotated):
-        masks = mask_of(predicted, name), mask_of(case.labels.array, name)
-        score = Score(case.name, name, dice(*masks), volume_error_ml(*masks, spacing))
-        found.append(_with_surfaces(score, *masks, spacing) if surfaces else score)
+    for name in masks or scorable(manifest.outputs, case.annotated):
+        both = mask_of(predicted, name), mask_of(case.labels.array, name)
+        score = Score(case.name, name, dice(*both), volume_error_ml(*both, spacing))
+        found.append(_with_surfaces(score, *both, spacing) if surfaces else score)
     return found
 
 
@@ -109,12 +121,12 @@ def _with_surfaces(
     spacing: tuple[float, float, float],
 ) -> Score:
     tolerance = KITS21_TOLERANCES_MM.get(score.structure, _TOLERANCE_MM)
-    distance = hausdorff95(predicted, truth, spacing)
-    return dataclasses.replace(
-        score,
-        surface_dice=surface_dice(predicted, truth, spacing, tolerance),
-        hd95_mm=distance if math.isfinite(distance) else None,
+    distances = (
+        measure(predicted, truth, spacing) for measure in (hausdorff95, average_surface_distance)
     )
+    hd95, asd = (distance if math.isfinite(distance) else None for distance in distances)
+    within = surface_dice(predicted, truth, spacing, tolerance)
+    return dataclasses.replace(score, surface_dice=within, hd95_mm=hd95, asd_mm=asd)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

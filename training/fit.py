@@ -108,6 +108,7 @@ def fit(
             entry = run.epoch(batches, bar)
             if hook and run.world.leads:
                 hook(entry)
+    run.world.wait()
     if validation and (out / checkpoint.BEST).exists():
         run.network.load_state_dict(checkpoint.load(out / checkpoint.BEST).network)
     return Fitted(run.network.cpu().eval(), run.history, run.step, run.world.leads)
@@ -204,8 +205,9 @@ class _Run:
 
     def _train_step(self, batch: Batch) -> float:
         self.schedule.before(self.step)
-        # Dropout draws from torch's own generator: seeded by step, it needs no state on disk.
-        torch.manual_seed((self.recipe.seed << 32) + self.step)
+        # Dropout draws from torch's own generator: seeded by step, it needs no state on disk. Each
+        # process of a shared training drops others.
+        torch.manual_seed((self.recipe.seed << 32) + (self.world.rank << 24) + self.step)
         loss = self._loss(self.shared, batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

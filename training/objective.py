@@ -92,20 +92,20 @@ class Objective(nn.Module):
             device=targets.device,
         )
         shape = (len(tasks), 2, *targets.shape[1:])
-        return masked_dice_bce(logits, wanted.reshape(shape).float(), known)
+        smooth = self._recipe.loss.smooth
+        return masked_dice_bce(logits, wanted.reshape(shape).float(), known, smooth)
 
 
 def _task_members(recipe: Recipe) -> Tensor:
     """Whether a target channel belongs to a task's organ or tumor, bool (tasks, 2, channels).
 
-    A tumor belongs to its organ too; a vessel's task has another organ's tumor, which does not.
+    What lies in an organ belongs to it too; the vessels' task has another organ's tumor, which
+    does not.
     """
     table = torch.zeros(len(recipe.tasks), 2, len(recipe.outputs) + 1, dtype=torch.bool)
     channel = {name: i + 1 for i, name in enumerate(recipe.outputs)}
     for index, (organ, tumor) in enumerate(recipe.tasks):
-        if organ:
-            table[index, 0, channel[organ]] = True
-        if tumor:
-            table[index, 1, channel[tumor]] = True
-            table[index, 0, channel[tumor]] = BY_NAME[tumor].parent == organ
+        for name, place in channel.items():
+            table[index, 0, place] = organ is not None and organ in (name, BY_NAME[name].parent)
+            table[index, 1, place] = name == tumor
     return table

@@ -18,7 +18,7 @@ from training.cases import Loaded
 from training.lesions import KINDS, Kind
 from training.recipe import Recipe
 
-# Voxels remembered for each structure to centre patches on.
+# About so many voxels are remembered for each structure to centre patches on.
 _CENTRES = 4096
 
 

@@ -81,7 +81,8 @@ class Optimizer:
         name: ``adam``, ``adamw``, ``nadam`` or ``sgd`` (Nesterov).
         lr: initial learning rate.
         schedule: ``cosine``, ``poly`` (exponent 0.9, by epoch), ``plateau`` (a tenth after 2 epochs
-            without a better validation loss) or ``constant``.
+            without a better validation loss; training loss where nothing validates) or
+            ``constant``.
         weight_decay: decoupled for adamw.
         clip: largest gradient norm, 0 for none.
         floor: what a cosine falls to, as a part of ``lr``.
@@ -118,8 +119,9 @@ class Loss:
         name: ``dice`` (one sigmoid structure), ``softmax_dice``, ``dice_ce``, ``log_dice_ce``,
             ``hec`` (``dice_ce`` and the hierarchical cross-entropies of KiTS21) or
             ``task_dice_bce`` (DoDNet's dynamic head).
-        smooth: added to Dice's numerator and denominator, in voxels. What is smaller in a patch
-            pulls less: specks of organs at its border, and lesions before their organs are found.
+        smooth: added to Dice's numerator and denominator (DoDNet's: to the denominator alone), in
+            voxels. What is smaller in a patch pulls less: specks of organs at its border, and
+            lesions before their organs are found.
         batch_dice: one Dice for each structure over the batch instead of one a sample.
         unlabelled: what a voxel without a label is where a case does not annotate a structure:
             ``unknown``, or ``background`` as in plain pooling of partly labelled sets.

@@ -69,9 +69,9 @@ def train_run(
         cases, validation: to learn from and to choose by; without any, phantoms take their place.
         out: the run's folder.
         phantoms: the recipe's phantoms where they are already made.
-        pretrained: a training's folder or checkpoint for a recipe that starts from another one's
-            weights; without it that one is trained first, on the same cases, in
-            ``out/pretraining``.
+        pretrained: a training's folder or checkpoint to start from. A recipe that starts from
+            another one's weights trains that one first where it is not given, on the same cases,
+            in ``out/pretraining``.
         cache: folder of prepared cases, by default ``out/cache``.
         options: of :func:`training.fit.fit`.
 
@@ -123,8 +123,11 @@ def export_run(
     recipe = run.recipe
     tasks = {task_name(recipe, index): index for index in range(len(recipe.tasks))}
     if bool(tasks) != (task is not None) or (tasks and task not in tasks):
-        names = ", ".join(tasks) or "none"
-        raise DataError(f"The tasks of {recipe.name} are: {names}; --task named {task}.")
+        raise DataError(
+            f"{recipe.name} has the tasks {', '.join(tasks)}; name one with --task."
+            if tasks
+            else f"{recipe.name} has no tasks; leave --task out."
+        )
     network = initial_network(recipe)
     network.load_state_dict(checkpoint.load(weights_of(out)).network)
     chosen = tasks[task] if task is not None else None
@@ -181,19 +184,29 @@ def _initial(
     options: dict[str, Any],
 ) -> dict[str, Tensor] | None:
     """The weights that a recipe with a pretraining starts from; trained here where not given."""
-    if not recipe.pretrain or (options.get("resume") and (out / checkpoint.LAST).exists()):
+    if options.get("resume") and (out / checkpoint.LAST).exists():
         return None
-    if pretrained is None:
+    if pretrained is None and recipe.pretrain:
         pretrained = out / PRETRAINING
-        before = dataclasses.replace(
-            named_recipe(recipe.pretrain, recipe.scale),
-            seed=recipe.seed,
-            phantoms=recipe.phantoms,
-        )
         if not (pretrained / DESCRIPTION).exists():
             again = options | {"resume": True, "hook": None}
-            train_run(before, cases, pretrained, cache=cache, **again)
-    return initial_state(recipe, pretrained)[0]
+            train_run(_before(recipe), cases, pretrained, cache=cache, **again)
+    return initial_state(recipe, pretrained)[0] if pretrained else None
+
+
+def _before(recipe: Recipe) -> Recipe:
+    """The pretraining of a recipe, shortened or lengthened as much as the recipe itself is."""
+    before = named_recipe(recipe.pretrain, recipe.scale)
+    usual = named_recipe(recipe.name, recipe.scale).steps
+    steps = max(1, round(before.steps * recipe.steps / usual))
+    return dataclasses.replace(
+        before,
+        steps=steps,
+        steps_per_epoch=min(before.steps_per_epoch, steps),
+        batch=recipe.batch,
+        phantoms=recipe.phantoms,
+        seed=recipe.seed,
+    )
 
 
 def _export(run: Run, network: nn.Module, seen: Sequence[Prepared], out: Path) -> list[Exported]:

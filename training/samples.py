@@ -133,9 +133,9 @@ class Sampler:
         wanted = recipe.tasks[task] if recipe.tasks else recipe.outputs
         names = sorted(name for name in case.centres if name in wanted)
         if names and rng.random() < recipe.foreground:
-            voxels = case.centres[names[rng.integers(len(names))]]
             if recipe.foreground_box is not None:
                 return _in_box([case.centres[n] for n in names], recipe.foreground_box, case, rng)
+            voxels = case.centres[names[rng.integers(len(names))]]
             chosen: NDArray[np.int64] = voxels[rng.integers(len(voxels))]
             return chosen
         centre = np.array([rng.integers(n) for n in case.hu.shape])

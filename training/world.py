@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 
@@ -36,6 +37,11 @@ class World:
         on_gpu = next(module.parameters()).is_cuda
         return DistributedDataParallel(module, device_ids=[self.local] if on_gpu else None)
 
+    def wait(self) -> None:
+        """Until every process is here: files that rank 0 wrote before are there for all."""
+        if self.size > 1:
+            distributed.barrier()
+
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """A scalar's mean over all processes, the same in each."""
         if self.size > 1:
@@ -45,11 +51,17 @@ class World:
         return value
 
 
+def processes() -> int:
+    """How many processes torchrun started for this training; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def join(device: torch.device) -> World:
     """The world that torchrun's environment describes; a process by itself where there is none."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = processes()
     if size == 1:
         return World()
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(distributed.destroy_process_group)
     return World(distributed.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))

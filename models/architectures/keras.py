@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
+
+from imaging.errors import BadParameter
 
 # Keras defaults: epsilon 1e-3, momentum 0.99 (torch counts the other way round).
 EPSILON, MOMENTUM = 1e-3, 0.01
@@ -28,6 +32,20 @@ def glorot_uniform(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
         _without_bias(module)
+
+
+def start_at(head: nn.Conv2d | nn.BatchNorm2d, prior: float | None) -> None:
+    """Set a head's bias so that fresh weights call this part of all pixels foreground.
+
+    Raises:
+        BadParameter: a prior that is no part.
+    """
+    if prior is None:
+        return
+    if not 0 < prior < 1:
+        raise BadParameter(f"prior must be over 0 and under 1, not {prior}.")
+    assert head.bias is not None
+    nn.init.constant_(head.bias, math.log(prior / (1 - prior)))
 
 
 def keras_count(network: nn.Module) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.architectures.keras import batch_norm, he_uniform
+from models.architectures.keras import batch_norm, he_uniform, start_at
 
 
 class ConvBlock(nn.Module):
@@ -80,10 +80,17 @@ class MoNet(nn.Module):
         filters: of the finest level, doubled below.
         dropout: spatial dropout inside the RDDC blocks (0.2 in the authors' code).
         outer_residual: see :class:`RDDC`.
+        prior: as in :class:`models.architectures.unet2d.UNet2d`. The head's batch norm holds a
+            fresh network at a half: Dice alone takes thousands of steps to leave it.
     """
 
     def __init__(
-        self, channels: int, filters: int = 16, dropout: float = 0.2, outer_residual: bool = False
+        self,
+        channels: int,
+        filters: int = 16,
+        dropout: float = 0.2,
+        outer_residual: bool = False,
+        prior: float | None = None,
     ) -> None:
         super().__init__()
         a, b, c = filters, 2 * filters, 4 * filters
@@ -98,8 +105,10 @@ class MoNet(nn.Module):
         self.decode1 = nn.Sequential(ConvBlock(b + c, b), rddc(b))
         self.up0 = UpBlock(b)
         self.decode0 = nn.Sequential(ConvBlock(a + b, a), rddc(a))
-        self.head = nn.Sequential(nn.Conv2d(a, channels, 1, bias=False), batch_norm(channels))
+        norm = batch_norm(channels)
+        self.head = nn.Sequential(nn.Conv2d(a, channels, 1, bias=False), norm)
         self.apply(he_uniform)
+        start_at(norm, prior)
 
     def forward(self, x: Tensor) -> Tensor:
         skip0 = self.encode0(x)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.architectures.keras import batch_norm, glorot_uniform, he_uniform
+from models.architectures.keras import batch_norm, glorot_uniform, he_uniform, start_at
 
 LEVELS = 4
 
@@ -85,10 +85,17 @@ class UNet2d(nn.Module):
         filters: of the finest level, doubled below: 64 or 16 in the paper.
         dropout: spatial dropout in the encoder and the bottleneck (0.3 in the authors' code).
         attention: gate the skip connections, see :class:`AttentionGate`.
+        prior: part of the pixels that fresh weights call foreground; ``None`` is the paper's
+            half, from which a short training does not come back.
     """
 
     def __init__(
-        self, channels: int, filters: int = 64, dropout: float = 0.3, attention: bool = False
+        self,
+        channels: int,
+        filters: int = 64,
+        dropout: float = 0.3,
+        attention: bool = False,
+        prior: float | None = None,
     ) -> None:
         super().__init__()
         widths = [filters * 2**level for level in range(LEVELS + 1)]
@@ -98,6 +105,7 @@ class UNet2d(nn.Module):
         self.decode = nn.ModuleList(UpStep(width, attention) for width in widths[-2::-1])
         self.head = nn.Conv2d(filters, channels, 1)
         glorot_uniform(self.head)
+        start_at(self.head, prior)
 
     def forward(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []

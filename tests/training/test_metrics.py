@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -13,9 +11,7 @@ from monai.metrics import compute_dice
 
 from training.metrics import (
     dice,
-    dice_by_mask,
     mask_of,
-    relative_volume_difference,
     scorable,
     volume_error_ml,
 )
@@ -46,15 +42,10 @@ def test_volumes_by_hand() -> None:
     # 300 and 400 voxels of 2 x 1 x 0.5 mm.
     assert volume_error_ml(predicted, truth, (2.0, 1.0, 0.5)) == pytest.approx(-0.1)
     assert volume_error_ml(truth, predicted, (2.0, 1.0, 0.5)) == pytest.approx(0.1)
-    assert relative_volume_difference(predicted, truth) == -0.25
-    assert relative_volume_difference(truth, predicted) == pytest.approx(1 / 3)
 
 
-def test_volumes_of_nothing() -> None:
+def test_the_volume_of_nothing() -> None:
     full = np.ones((2, 2, 2), bool)
-    assert relative_volume_difference(~full, ~full) == 0
-    assert relative_volume_difference(~full, full) == -1
-    assert relative_volume_difference(full, ~full) == math.inf
     assert volume_error_ml(full, ~full, (10.0, 10.0, 10.0)) == 8
 
 
@@ -63,13 +54,6 @@ def test_an_organs_mask_holds_its_lesions() -> None:
     assert mask_of(labels, "pancreas").tolist() == [False, True, True] + [False] * 4
     assert np.flatnonzero(mask_of(labels, "kidney")).tolist() == [3, 4, 5]
     assert np.flatnonzero(mask_of(labels, "kidney_tumor")).tolist() == [4]
-
-
-def test_scores_by_mask() -> None:
-    truth = np.array([1, 1, 3, 3, 0], np.uint8)
-    found = np.array([1, 2, 4, 0, 0], np.uint8)
-    scores = dice_by_mask(found, truth, ("pancreas", "kidney", "pancreas_tumor"))
-    assert scores == {"pancreas": 1.0, "kidney": pytest.approx(2 / 3), "pancreas_tumor": 0.0}
 
 
 def test_only_what_labels_can_judge_is_scored() -> None:

@@ -63,37 +63,44 @@ def test_dice_of_slices() -> None:
     assert torch.equal(found, losses.dice_loss(logits[:, 0].sigmoid(), batch.targets, 1.0))
 
 
-TASKS = (("kidney", "kidney_tumor"), ("liver", "kidney_tumor"), (None, "kidney_tumor"))
-CODES = torch.tensor([[0, 1, 2, 3]])  # background, kidney, kidney_tumor, liver
+TASKS = (
+    ("kidney", "kidney_tumor"),
+    ("liver", "kidney_tumor"),
+    (None, "kidney_tumor"),
+    ("hepatic_vessel", None),
+)
+CODES = torch.tensor([0, 1, 2, 3, 4])  # background, kidney, its tumor, liver, its vessels
 
 
 @pytest.mark.parametrize(
     ("task", "organ", "tumor"),
     [
-        (0, [0, 1, 1, 0], [0, 0, 1, 0]),  # an organ holds its tumor
-        (1, [0, 0, 0, 1], [0, 0, 1, 0]),  # another organ's tumor lies beside it
-        (2, None, [0, 0, 1, 0]),
+        (0, [0, 1, 1, 0, 0], [0, 0, 1, 0, 0]),  # an organ holds its tumor
+        (1, [0, 0, 0, 1, 1], [0, 0, 1, 0, 0]),  # and its vessels; another organ's tumor does not
+        (2, None, [0, 0, 1, 0, 0]),
+        (3, [0, 0, 0, 0, 1], None),
     ],
 )
 def test_a_task_learns_its_organ_and_tumor(
-    task: int, organ: list[int] | None, tumor: list[int]
+    task: int, organ: list[int] | None, tumor: list[int] | None
 ) -> None:
     recipe = volumetric(
         architecture="dodnet",
-        outputs=("kidney", "kidney_tumor", "liver"),
+        outputs=("kidney", "kidney_tumor", "liver", "hepatic_vessel"),
         activation="sigmoid",
         tasks=TASKS,
-        loss=Loss("task_dice_bce"),
+        loss=Loss("task_dice_bce", smooth=2.0),
     )
-    logits = torch.tensor([[[2.0, -1.0, 0.5, 3.0], [-2.0, 1.0, 0.25, -3.0]]]).reshape(1, 2, 1, 1, 4)
+    logits = torch.tensor([[2.0, -1.0, 0.5, 3.0, 1.0], [-2.0, 1.0, 0.25, -3.0, 0.0]])
+    logits = logits.reshape(1, 2, 1, 1, 5)
     objective = Objective(_Says(logits), recipe)
-    targets = CODES.reshape(1, 1, 1, 4)
+    targets = CODES.reshape(1, 1, 1, 5)
     found = objective(
-        torch.zeros(1, 1, 1, 1, 4), targets, torch.zeros(1, 1).long(), torch.tensor([task])
+        torch.zeros(1, 1, 1, 1, 5), targets, torch.zeros(1, 1).long(), torch.tensor([task])
     )
-    wanted = torch.tensor([organ or [0] * 4, tumor]).reshape(1, 2, 1, 1, 4).float()
-    known = torch.tensor([[organ is not None, True]])
-    assert torch.equal(found, losses.masked_dice_bce(logits, wanted, known))
+    wanted = torch.tensor([organ or [0] * 5, tumor or [0] * 5]).reshape(1, 2, 1, 1, 5).float()
+    known = torch.tensor([[organ is not None, tumor is not None]])
+    assert torch.equal(found, losses.masked_dice_bce(logits, wanted, known, 2.0))
 
 
 class _Says(nn.Module):

@@ -17,7 +17,7 @@ from imaging.geometry import Geometry
 from imaging.read import read_volume
 from imaging.volume import Volume, to_canonical
 from models.labels import BY_NAME, STRUCTURES, values
-from training.cases import Case
+from training.cases import LAYERS, Case
 from training.check.anatomy import PLAUSIBLE, RELATION_MM, RELATIONS
 
 # Takes the code of a finding and its cause.
@@ -176,7 +176,7 @@ def _label_files(case: Case) -> Iterator[tuple[str | None, Path]]:
     """The label map, or each mask with its structure; lesions after the organs they lie in."""
     if case.label is not None:
         yield None, case.label
-    for structure in sorted(STRUCTURES, key=lambda s: s.parent is not None):
+    for structure in LAYERS:
         for path in case.masks.get(structure.name, ()):
             yield structure.name, path
 

@@ -102,7 +102,7 @@ def _unlabelled(folder: Path, cases: Sequence[Case], notes: _Notes) -> Iterator[
     """The images in the folder that no case names: named as the cases' are, or among images."""
     if not cases:
         return
-    files = {path.resolve() for case in cases for path in _files(case)}
+    files = {path.resolve() for case in cases for path in case.files}
     names = {case.image.name for case in cases}
     for path in sorted(folder.rglob("*.nii*")):
         among = path.name in names or _IMAGE_FOLDER.search(path.parent.name)
@@ -113,14 +113,6 @@ def _unlabelled(folder: Path, cases: Sequence[Case], notes: _Notes) -> Iterator[
         image = read(path, "unreadable_unlabelled", partial(notes.add, str(folder), name))
         if image is not None:
             yield _Looked(str(folder), name, "no labels", digest(image))
-
-
-def _files(case: Case) -> Iterator[Path]:
-    yield case.image
-    if case.label is not None:
-        yield case.label
-    for paths in case.masks.values():
-        yield from paths
 
 
 def _check_values(looked: Sequence[_Looked], notes: _Notes) -> None:

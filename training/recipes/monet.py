@@ -44,8 +44,9 @@ def monet(scale: Scale = "paper") -> Recipe:
         tiny={
             "sampling": Sampling((None, None, None), (None, 64, 64)),
             "patch": (1, 64, 64),
-            "steps": 300,
-            "steps_per_epoch": 30,
+            "batch": 6,
+            "steps": 500,
+            "steps_per_epoch": 100,
         },
         small={
             "sampling": Sampling((None, None, None), (None, 128, 128)),

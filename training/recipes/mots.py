@@ -79,10 +79,11 @@ def mots_dodnet(scale: Scale = "paper") -> Recipe:
 def mots_kits21(scale: Scale = "paper") -> Recipe:
     """The pretraining of the KiTS21 paper: its own network under DoDNet's head, on MOTS.
 
-    The paper says that its backbone is pretrained with the dynamic head on MOTS, and no more:
-    the loss is DoDNet's, everything else that of its own training (a guess).
+    The paper says that its backbone is pretrained with the dynamic head on MOTS, and no more: loss
+    and length are DoDNet's, everything else that of its own training (a guess).
     """
     own = from_scratch(scale)
+    steps = {"tiny": 400, "small": 4000, "paper": 250_000}[own.scale]
     return dataclasses.replace(
         own,
         name="mots-kits21",
@@ -92,6 +93,7 @@ def mots_kits21(scale: Scale = "paper") -> Recipe:
         loss=Loss("task_dice_bce"),
         tasks=TASKS,
         cleanup=_CLEANUP,
+        steps=steps,
     )
 
 

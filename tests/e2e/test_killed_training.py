@@ -1,0 +1,153 @@
+"""A training that is killed ends, once resumed, as if it had not been; bad data leave no trace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from training import checkpoint
+from training.datasets.make import make_set
+from training.runs import DESCRIPTION, MODEL, PRETRAINING
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+# The command line itself; only the sizes of the tiny scale are smaller, those of the pretraining
+# too, for which there is no argument. An epoch, and so a checkpoint, a step.
+_STEPS = 30
+_SMALLER = f"""
+import sys, islet
+from training import runs
+from training.recipes import kits21
+kits21.TINY.update(patch=(32, 32, 32), steps={_STEPS}, steps_per_epoch=1)
+"""
+# Exporting takes longer than all the rest: only one process does it.
+_NO_EXPORT = "runs._export = lambda *given: []\n"
+_MAIN = "sys.exit(islet.main(sys.argv[1:]))\n"
+_LIMIT_S = 300
+
+
+def start(data: Path, out: Path, *more: str, export: bool = False) -> subprocess.Popen[str]:
+    """A fine-tuning, which trains its pretraining first."""
+    code = _SMALLER + ("" if export else _NO_EXPORT) + _MAIN
+    command = ["train", "kits21-transfer", "--scale", "tiny", "--data", str(data)]
+    command += ["--out", str(out), "--device", "cpu", "--precision", "fp32"]
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *command, *more],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=root,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and what was printed to stderr."""
+    try:
+        errors = process.communicate(timeout=_LIMIT_S)[1]
+    finally:
+        process.kill()
+    return process.returncode, errors
+
+
+def kill_amid(run: Path, process: subprocess.Popen[str], rng: np.random.Generator) -> int:
+    """SIGKILL at some moment after one of a run's first checkpoints; the steps then on disk."""
+    epochs, delay = int(rng.integers(1, 4)), float(rng.uniform(0, 0.3))
+    deadline = time.monotonic() + _LIMIT_S
+    while epochs_of(run) < epochs and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.kill()
+    code, errors = finish(process)
+    assert code == -signal.SIGKILL, errors
+    return checkpoint.load(run / checkpoint.LAST).step
+
+
+def epochs_of(run: Path) -> int:
+    history = run / "history.jsonl"
+    return len(history.read_text().splitlines()) if history.exists() else 0
+
+
+def assert_same(a: Any, b: Any, where: str) -> None:
+    """Equal to the last bit, all the way down."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("killed") / "set"
+    make_set("kits21", folder, 2, seed=0, shape=(40, 64, 64))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path) -> Path:
+    out = data.parent / "undisturbed"
+    code, errors = finish(start(data, out))
+    assert code == 0, errors
+    return out
+
+
+def test_killed_in_its_pretraining_and_again_after_it_ends_bit_for_bit_the_same(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    rng, out = np.random.default_rng(20), tmp_path / "killed"
+    before = kill_amid(out / PRETRAINING, start(data, out), rng)
+    assert 0 < before < _STEPS
+    assert not (out / checkpoint.LAST).exists()
+    then = kill_amid(out, start(data, out, "--resume"), rng)
+    assert 0 < then < _STEPS
+    assert not (out / DESCRIPTION).exists()
+    code, errors = finish(start(data, out, "--resume", export=True))
+    assert code == 0, errors
+    assert (out / MODEL).is_file()
+    for run, like in ((out / PRETRAINING, undisturbed / PRETRAINING), (out, undisturbed)):
+        assert epochs_of(run) == _STEPS
+        for name in ("history.jsonl", DESCRIPTION):
+            assert (run / name).read_bytes() == (like / name).read_bytes()
+        saved, expected = (checkpoint.load(r / checkpoint.LAST) for r in (run, like))
+        assert_same(vars(saved), vars(expected), run.name)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_truncated_ct_is_named_and_nothing_half_written_is_left(
+    data: Path, undisturbed: Path, tmp_path: Path, begun: bool
+) -> None:
+    bad, out = tmp_path / "set", tmp_path / "run"
+    shutil.copytree(data, bad)
+    image = bad / "case_00001" / "imaging.nii.gz"
+    image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+    if begun:
+        out.mkdir()
+        for name in (checkpoint.LAST, "history.jsonl"):
+            shutil.copy(undisturbed / name, out)
+    before = files_of(out)
+    code, errors = finish(start(bad, out, *(["--resume"] if begun else [])))
+    assert code == 2, errors
+    assert "case_00001" in errors
+    assert "Traceback" not in errors
+    assert files_of(out) == before
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    """What a run's folder holds but for its cache of the cases that can be read."""
+    found = (p for p in run.rglob("*") if p.is_file() and run / "cache" not in p.parents)
+    return {str(p.relative_to(run)): p.read_bytes() for p in found}
