@@ -60,7 +60,7 @@ class Settings:
     recipes: tuple[str, ...] = ("wang2020", "monet")
     scale: Scale = "tiny"
     repeats: int = 5
-    steps: int = 6
+    steps: int = 5
     cases: int = 4
     shape: tuple[int, int, int] = (48, 96, 96)
     device: str = "auto"

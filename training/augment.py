@@ -1,12 +1,13 @@
-"""Random changes of a training patch; geometry by MONAI, contrast by what CT physics varies."""
+"""Random changes of a training patch: its geometry, and what CT physics varies."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from monai.transforms import GaussianSmooth, RandAffine
+from monai.transforms import GaussianSmooth
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from imaging.nifti import AIR_HU
 from training.recipe import Augment
@@ -115,30 +116,47 @@ def _affine(
     settings: Augment,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """One MONAI affine, bilinear for the CT and nearest for the labels."""
+    """One affine map about the middle, bilinear for the CT and nearest for the labels."""
     flat = patch[0] == 1
-    turns = np.deg2rad(settings.rotate_deg)
-    low, high = settings.scale
-    # MONAI's scale is of the sampling grid: 1 + uniform(range), the inverse of the zoom.
-    zoom = (1 / high - 1, 1 / low - 1)
     size = patch[1:] if flat else patch
-    affine = RandAffine(
-        prob=1.0,
-        rotate_range=float(turns[0]) if flat else [(-float(t), float(t)) for t in turns],
-        scale_range=[zoom] * len(size),
-        translate_range=[settings.shift * n for n in size],
-        spatial_size=size,
-        padding_mode="border",
+    region = np.array(hu.shape[1:] if flat else hu.shape)
+    linear, moved = _drawn_affine(size, settings, rng)
+    # torch's grids run from -1 to 1 over each axis and name the last axis first.
+    theta = np.column_stack([linear * (np.array(size) / region[:, None]), 2 * moved / region])
+    theta[:, :-1] = theta[::-1, -2::-1]
+    theta[:, -1] = theta[::-1, -1]
+    rows = torch.from_numpy(theta.astype(np.float32))[None]
+    grid = functional.affine_grid(rows, [1, 1, *size], align_corners=False)
+    image, target = (
+        functional.grid_sample(
+            torch.from_numpy(np.ascontiguousarray(values, np.float32)).reshape(1, 1, *region),
+            grid,
+            mode=mode,
+            padding_mode="border",
+            align_corners=False,
+        ).reshape(patch)
+        for values, mode in ((hu, "bilinear"), (labels, "nearest"))
     )
-    affine.set_random_state(seed=int(rng.integers(2**31)))
-    channels = torch.from_numpy(np.ascontiguousarray(hu, np.float32))
-    values = torch.from_numpy(labels.astype(np.float32))
-    if not flat:
-        channels, values = channels[None], values[None]
-    image = affine(channels, mode="bilinear").as_tensor()
-    # The same draw again for the labels.
-    target = affine(values, mode="nearest", randomize=False).as_tensor()
-    return image.reshape(patch), target.round().to(torch.uint8).reshape(patch)
+    return image, target.to(torch.uint8)
+
+
+def _drawn_affine(
+    size: tuple[int, ...], settings: Augment, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where a patch's voxels come from: linear part and shift, in voxels from the middle."""
+    planes = [(0, 1)] if len(size) == 2 else [(1, 2), (2, 0), (0, 1)]
+    linear = np.eye(len(size))
+    for limit, (first, second) in zip(np.deg2rad(settings.rotate_deg), planes, strict=False):
+        angle = rng.uniform(-limit, limit)
+        turn = np.eye(len(size))
+        turn[[first, second], [first, second]] = np.cos(angle)
+        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+        linear = linear @ turn
+    low, high = settings.scale
+    # The sampling grid's scale is the inverse of the zoom.
+    zoom = rng.uniform(1 / high, 1 / low, len(size))
+    shift = settings.shift * np.array(size)
+    return linear * zoom, linear @ rng.uniform(-shift, shift)
 
 
 def _recolour(image: Tensor, target: Tensor, settings: Augment, rng: np.random.Generator) -> Tensor:

@@ -71,12 +71,11 @@ class Objective(nn.Module):
             return dice_loss(torch.sigmoid(logits[:, 0]), targets, loss.smooth)
         if loss.name == "softmax_dice":
             return marginal_dice(logits, targets, folds, loss.smooth, batch)
-        if loss.name == "log_dice_ce":
-            return marginal_log_dice_ce(logits, targets, folds, loss.smooth, batch)
-        plain = marginal_dice_ce(logits, targets, folds, loss.smooth, batch)
+        dice_ce = marginal_log_dice_ce if loss.log_dice else marginal_dice_ce
+        found = dice_ce(logits, targets, folds, loss.smooth, batch)
         if loss.name == "dice_ce":
-            return plain
-        return plain + hec_cross_entropy(logits, targets, folds, self._groups(loss))
+            return found
+        return found + hec_cross_entropy(logits, targets, folds, self._groups(loss))
 
     def _groups(self, loss: Loss) -> tuple[tuple[tuple[int, ...], float], ...]:
         return hec_groups(self._recipe.outputs, loss.hec)
@@ -92,8 +91,9 @@ class Objective(nn.Module):
             device=targets.device,
         )
         shape = (len(tasks), 2, *targets.shape[1:])
-        smooth = self._recipe.loss.smooth
-        return masked_dice_bce(logits, wanted.reshape(shape).float(), known, smooth)
+        loss = self._recipe.loss
+        wanted = wanted.reshape(shape).float()
+        return masked_dice_bce(logits, wanted, known, loss.smooth, loss.log_dice)
 
 
 def _task_members(recipe: Recipe) -> Tensor:

@@ -21,14 +21,14 @@ from training.runs import DESCRIPTION, MODEL, PRETRAINING
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-# The command line itself; only the sizes of the tiny scale are smaller, those of the pretraining
-# too, for which there is no argument. An epoch, and so a checkpoint, a step.
-_STEPS = 30
-_SMALLER = f"""
+# The command line itself; only the patch is smaller than the tiny scale's, and every step ends an
+# epoch with its checkpoint.
+_STEPS = 20
+_SMALLER = """
 import sys, islet
 from training import runs
 from training.recipes import kits21
-kits21.TINY.update(patch=(32, 32, 32), steps={_STEPS}, steps_per_epoch=1)
+kits21.TINY.update(patch=(32, 32, 32), steps_per_epoch=1)
 """
 # Exporting takes longer than all the rest: only one process does it.
 _NO_EXPORT = "runs._export = lambda *given: []\n"
@@ -40,7 +40,8 @@ def start(data: Path, out: Path, *more: str, export: bool = False) -> subprocess
     """A fine-tuning, which trains its pretraining first."""
     code = _SMALLER + ("" if export else _NO_EXPORT) + _MAIN
     command = ["train", "kits21-transfer", "--scale", "tiny", "--data", str(data)]
-    command += ["--out", str(out), "--device", "cpu", "--precision", "fp32"]
+    command += ["--steps", str(_STEPS), "--out", str(out)]
+    command += ["--device", "cpu", "--precision", "fp32"]
     root = Path(__file__).parents[2]
     return subprocess.Popen(
         [sys.executable, "-c", code, *command, *more],
@@ -111,16 +112,15 @@ def test_killed_in_its_pretraining_and_again_after_it_ends_bit_for_bit_the_same(
 ) -> None:
     rng, out = np.random.default_rng(20), tmp_path / "killed"
     before = kill_amid(out / PRETRAINING, start(data, out), rng)
-    assert 0 < before < _STEPS
+    assert 0 < before < epochs_of(undisturbed / PRETRAINING)
     assert not (out / checkpoint.LAST).exists()
     then = kill_amid(out, start(data, out, "--resume"), rng)
-    assert 0 < then < _STEPS
+    assert 0 < then < epochs_of(undisturbed) == _STEPS
     assert not (out / DESCRIPTION).exists()
     code, errors = finish(start(data, out, "--resume", export=True))
     assert code == 0, errors
     assert (out / MODEL).is_file()
     for run, like in ((out / PRETRAINING, undisturbed / PRETRAINING), (out, undisturbed)):
-        assert epochs_of(run) == _STEPS
         for name in ("history.jsonl", DESCRIPTION):
             assert (run / name).read_bytes() == (like / name).read_bytes()
         saved, expected = (checkpoint.load(r / checkpoint.LAST) for r in (run, like))

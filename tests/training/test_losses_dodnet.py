@@ -104,3 +104,13 @@ def test_shapes_that_do_not_fit_are_refused(
     x, _ = draw(0)
     with pytest.raises(BadParameter, match="do not fit"):
         masked_dice_bce(x, torch.zeros(targets), torch.ones(known, dtype=torch.bool))
+
+
+def test_the_logarithm_counts_what_is_there() -> None:
+    logits = torch.zeros(1, 2, 4)
+    targets = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]])
+    known = torch.tensor([[True, True]])
+    # p is 1/2 everywhere: Dice (2 + 1) / (2 + 2 + 1), and nothing for the empty channel.
+    expected = -math.log(3 / 5) / 2 + math.log(2)
+    found = masked_dice_bce(logits, targets, known, log_dice=True)
+    assert found.item() == pytest.approx(expected)

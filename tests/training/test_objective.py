@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -33,16 +34,17 @@ def parts(recipe: Recipe) -> tuple[Objective, Batch, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "function"),
+    ("loss", "function"),
     [
-        ("dice_ce", losses.marginal_dice_ce),
-        ("log_dice_ce", losses.marginal_log_dice_ce),
-        ("softmax_dice", losses.marginal_dice),
+        (Loss("dice_ce"), losses.marginal_dice_ce),
+        (Loss("dice_ce", log_dice=True), losses.marginal_log_dice_ce),
+        (Loss("softmax_dice"), losses.marginal_dice),
     ],
 )
 @pytest.mark.parametrize("batch_dice", [False, True])
-def test_softmax_losses(name: str, function: Any, batch_dice: bool) -> None:
-    recipe = volumetric(loss=Loss(name, smooth=2.0, batch_dice=batch_dice), batch=2)
+def test_softmax_losses(loss: Loss, function: Any, batch_dice: bool) -> None:
+    loss = dataclasses.replace(loss, smooth=2.0, batch_dice=batch_dice)
+    recipe = volumetric(loss=loss, batch=2)
     _, batch, logits, found = parts(recipe)
     expected = function(logits, batch.targets, batch.folds, 2.0, batch_dice)
     assert torch.equal(found, expected)

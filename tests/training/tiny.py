@@ -65,6 +65,7 @@ def volumetric(**changes: Any) -> Recipe:
         sampling=Sampling((2.5, 2.5, 2.5)),
         intensity=Intensity((-160.0, 240.0), "signed"),
         patch=(16, 16, 16),
+        loss=Loss("dice_ce", log_dice=True),
         steps=4,
         steps_per_epoch=2,
         optimizer=Optimizer("adamw", 1e-2),

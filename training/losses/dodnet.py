@@ -9,7 +9,9 @@ from torch.nn import functional
 from imaging.errors import BadParameter
 
 
-def masked_dice_bce(logits: Tensor, targets: Tensor, known: Tensor, smooth: float = 1.0) -> Tensor:
+def masked_dice_bce(
+    logits: Tensor, targets: Tensor, known: Tensor, smooth: float = 1.0, log_dice: bool = False
+) -> Tensor:
     """1 - soft Dice plus binary cross-entropy over known channels; a scalar.
 
     Dice is 2 sum(pt) / (sum p + sum t + smooth), without squares and without ``smooth`` in the
@@ -23,6 +25,8 @@ def masked_dice_bce(logits: Tensor, targets: Tensor, known: Tensor, smooth: floa
         targets: (N, C, *space), 0 or 1; anything where unknown.
         known: bool (N, C).
         smooth: in the denominator, in voxels; 1 in the authors' code.
+        log_dice: the negative logarithm of Dice in place of 1 - Dice, ``smooth`` in the numerator
+            too, and a channel that is known and empty left to cross-entropy; not the authors'.
 
     Raises:
         BadParameter: shapes that do not belong together.
@@ -35,9 +39,10 @@ def masked_dice_bce(logits: Tensor, targets: Tensor, known: Tensor, smooth: floa
     chosen = known.bool()
     x, t = logits[chosen].float().flatten(1), targets[chosen].float().flatten(1)
     p = x.sigmoid()
-    dice = 2 * (p * t).sum(1) / (p.sum(1) + t.sum(1) + smooth)
+    both, size = 2 * (p * t).sum(1), p.sum(1) + t.sum(1) + smooth
+    apart = -((both + smooth) / size).log() * (t.sum(1) > 0) if log_dice else 1 - both / size
     entropy = functional.binary_cross_entropy_with_logits(x, t, reduction="none").mean(1)
-    return (_share(chosen) * (1 - dice + entropy)).sum()
+    return (_share(chosen) * (apart + entropy)).sum()
 
 
 def _share(known: Tensor) -> Tensor:

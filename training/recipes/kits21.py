@@ -10,7 +10,7 @@ from training.recipes.sizes import sized
 
 # Shared with the pretraining, whose weights must fit.
 TINY = {
-    "sampling": Sampling((4.0, 4.0, 4.0)),
+    "sampling": Sampling((6.0, 6.0, 6.0)),
     "patch": (48, 48, 48),
     "options": {
         "planes": [4, 8, 8, 16],

@@ -45,8 +45,8 @@ def monet(scale: Scale = "paper") -> Recipe:
             "sampling": Sampling((None, None, None), (None, 64, 64)),
             "patch": (1, 64, 64),
             "batch": 6,
-            "steps": 500,
-            "steps_per_epoch": 100,
+            "steps": 400,
+            "steps_per_epoch": 80,
         },
         small={
             "sampling": Sampling((None, None, None), (None, 128, 128)),

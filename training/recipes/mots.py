@@ -83,7 +83,7 @@ def mots_kits21(scale: Scale = "paper") -> Recipe:
     and length are DoDNet's, everything else that of its own training (a guess).
     """
     own = from_scratch(scale)
-    steps = {"tiny": 400, "small": 4000, "paper": 250_000}[own.scale]
+    steps = {"tiny": 600, "small": 4000, "paper": 250_000}[own.scale]
     return dataclasses.replace(
         own,
         name="mots-kits21",

@@ -48,7 +48,7 @@ def starter(scale: Scale = "paper") -> Recipe:
             Cleanup("kidney_cyst", min_ml=0.5),
             Cleanup("pancreas_tumor", min_ml=0.5),
         ),
-        loss=Loss("log_dice_ce", smooth=75.0),
+        loss=Loss("dice_ce", log_dice=True, smooth=75.0),
         steps=1500,
         batch=1,
         optimizer=Optimizer("adamw", 3e-3, "cosine", weight_decay=1e-4, clip=1.0),

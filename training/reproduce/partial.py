@@ -38,7 +38,7 @@ def reproduce(out: Path, seeds: int, steps: int | None) -> Report:
     for seed in range(seeds):
         cohort = _cohort(small, seed)
         for arm in _ARMS:
-            loss = Loss("log_dice_ce", smooth=5.0, unlabelled=arm)
+            loss = Loss("dice_ce", log_dice=True, smooth=5.0, unlabelled=arm)
             recipe = dataclasses.replace(small, loss=loss, seed=seed)
             found[arm].append(run_arm(recipe, cohort, out / f"{arm}-{seed}"))
     return _report(found, small, seeds)
