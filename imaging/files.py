@@ -35,6 +35,12 @@ def whole_file(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
         raise
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left half-written in a folder that nobody else writes to now."""
+    for left in folder.glob(".*.part"):
+        left.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file in one step; see :func:`whole_file`."""
     with whole_file(path) as file:

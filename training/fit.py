@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from imaging.errors import BadParameter, DataError, DeviceUnavailable
-from imaging.files import write_whole
+from imaging.files import sweep, write_whole
 from models import architectures
 from training import checkpoint
 from training.checkpoint import Checkpoint
@@ -98,6 +98,8 @@ def fit(
         )
     elif initial is not None:
         run.network.load_state_dict(initial)
+    if run.world.leads:
+        sweep(out)
     quiet = quiet or not run.world.leads
     threads = _DRAWING_ON_GPU if run.device.type == "cuda" else 1
     with (

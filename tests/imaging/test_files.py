@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imaging.files import whole_file, write_whole
+from imaging.files import sweep, whole_file, write_whole
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -33,3 +33,14 @@ def test_what_stops_leaves_what_was_there(tmp_path: Path) -> None:
         stopped()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sweeping_takes_what_is_half_written_and_nothing_else(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "kept") as file:
+        file.write(b"new")
+        (half,) = tmp_path.iterdir()
+        half.with_name(f".killed{half.suffix}").write_bytes(b"half")
+    write_whole(tmp_path / "data.part", b"mine")
+    sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.part", "kept"]
+    sweep(tmp_path / "no such folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import pytest
 import islet
 from models.onnxfile import read_manifest
 from models.store import Store
-from tests.training.tiny import flat, write_decathlon
+from tests.training.tiny import cases, flat, write_decathlon
+from training.prepared import Prepared
+from training.recipe import Recipe
 from training.recipes import RECIPES
 
 
@@ -88,6 +91,17 @@ def test_train_evaluate_export_publish(
             "bad_parameter",
             "seed",
         ),
+        (
+            ["train", "tiny", "--data", "DATA", "--out", "OUT", "--track", "wandb"],
+            "bad_parameter",
+            "wandb",
+        ),
+        (
+            ["train", "tiny", "--data", "DATA", "--out", "OUT", "--pretrained", "OUT"],
+            "bad_case",
+            "holds no checkpoint",
+        ),
+        (["data", "make", "dicom", "OUT"], "bad_parameter", "kits21"),
         (["evaluate", "nosuch", "--data", "DATA"], "model_not_found", "nosuch"),
         (["export", "OUT"], "bad_case", "no finished training"),
         (["phantom", "OUT", "--cases", "0"], "bad_parameter", "at least one"),
@@ -144,3 +158,54 @@ def test_a_real_recipe_in_a_real_process(tmp_path: Path) -> None:
     manifest = read_manifest(out / "model.onnx")
     assert manifest.architecture == "monet"
     assert manifest.channels == 8
+
+
+def test_a_set_is_made_checked_and_refused_when_spoiled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "set"
+    command = ["data", "make", "kits21", str(made), "--cases", "2", "--shape", "32", "48", "48"]
+    assert islet.main(command) == 0
+    assert "2 phantoms" in capsys.readouterr().out
+    assert islet.main(["data", "check", str(made)]) == 0
+    capsys.readouterr()
+    image = next(made.rglob("imaging.nii.gz"))
+    image.write_bytes(image.read_bytes()[:2000])
+    assert islet.main(["data", "check", str(made)]) == 1
+    report = capsys.readouterr().out
+    assert "unreadable_image" in report
+    assert image.parent.name in report
+
+
+def test_without_data_a_training_says_that_it_uses_phantoms(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def phantoms(recipe: Recipe, alone: bool = False) -> list[Prepared]:
+        asked.append(alone)
+        return cases(recipe)
+
+    monkeypatch.setattr("training.runs.make_phantoms", phantoms)
+    command = ["train", "tiny", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert islet.main([*command, "--precision", "fp32", "--track", "tensorboard"]) == 0
+    assert asked == [True]
+    assert "No --data: tiny trains on phantoms" in capsys.readouterr().out
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_runs_become_one_model_with_all_its_scores(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in ("1", "2"):
+        assert train(data, tmp_path / seed, "--seed", seed) == 0
+    both = str(tmp_path / "both.onnx")
+    assert islet.main(["ensemble", str(tmp_path / "1"), str(tmp_path / "2"), "--out", both]) == 0
+    capsys.readouterr()
+    found = tmp_path / "scores.csv"
+    command = ["evaluate", both, "--data", str(data), "--surfaces", "--csv", str(found)]
+    assert islet.main(command) == 0
+    assert "Hausdorff" in capsys.readouterr().out
+    rows = list(csv.DictReader(found.read_text().splitlines()))
+    assert [row["case"] for row in rows] == ["blocks_0", "blocks_1"]
+    assert all(0 <= float(row["surface_dice"]) <= 1 for row in rows)

@@ -57,3 +57,20 @@ def test_only_the_named_cases_are_left_out(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"blocks_1", CACHE}
     with pytest.raises(BadParameter, match="blocks_7"):
         crossvalidate(recipe, cases, tmp_path / "out", only=["blocks_7"], **PLAIN)
+
+
+def test_folds_leave_out_several_at_a_time(tmp_path: Path) -> None:
+    recipe = flat(steps=1, patch=(1, 32, 32))
+    cases = open_dataset(write_decathlon(tmp_path / "data", seeds=(0, 1, 2)))
+    scores = crossvalidate(recipe, cases, tmp_path / "out", count=2, **PLAIN)
+    assert sorted(s.case for s in scores) == ["blocks_0", "blocks_1", "blocks_2"]
+    counts = [describe(tmp_path / "out" / f"fold-{i}").provenance.data[0]["cases"] for i in (1, 2)]
+    assert sorted(counts) == [1, 2]
+    again = crossvalidate(recipe, cases, tmp_path / "out", count=2, only=["fold-2"], **PLAIN)
+    assert again == [s for s in scores if s in again]
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BadParameter, match="one process"):
+        crossvalidate(flat(), [], tmp_path)
