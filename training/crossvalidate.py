@@ -40,9 +40,12 @@ def crossvalidate(
         options: of :func:`training.runs.train_run`.
 
     Raises:
-        BadParameter: ``only`` names no part, or torchrun started several processes.
+        BadParameter: ``only`` names no part, there are too few cases, or torchrun started several
+            processes.
         DataError: ``out`` holds models of another recipe.
     """
+    if len(cases) < 2:
+        raise BadParameter(f"{len(cases)} cases cannot be left out in turn; name more with --data.")
     if processes() > 1:
         raise BadParameter(
             "Cross-validation is one process; give it the GPU of your choice, or train each part "

@@ -70,7 +70,12 @@ def test_folds_leave_out_several_at_a_time(tmp_path: Path) -> None:
     assert again == [s for s in scores if s in again]
 
 
-def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_cases_and_too_many_processes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = open_dataset(write_decathlon(tmp_path / "data"))
+    with pytest.raises(BadParameter, match="1 cases cannot be left out"):
+        crossvalidate(flat(), cases[:1], tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(BadParameter, match="one process"):
-        crossvalidate(flat(), [], tmp_path)
+        crossvalidate(flat(), cases, tmp_path)
