@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,20 @@ from training.reproduce.tables import Report, differences, markdown, mean_sd, va
 def test_an_arm_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = flat(steps=2, patch=(1, 32, 32))
     cohort = Cohort([loaded(0)], {"test": [loaded(1)]})
-    found = run_arm(recipe, cohort, tmp_path / "arm")
+    found = run_arm(recipe, lambda: cohort, tmp_path / "arm")
     assert [(s.case, s.structure) for s in found["test"]] == [("blocks-1", "kidney")]
     monkeypatch.setattr(arms, "fit", lambda *a, **k: pytest.fail("trained twice"))
-    assert run_arm(recipe, cohort, tmp_path / "arm") == found
+    again = run_arm(recipe, lambda: pytest.fail("cases made again"), tmp_path / "arm")
+    assert again == found
     with pytest.raises(DataError, match="scores of other settings"):
-        run_arm(dataclasses.replace(recipe, seed=4), cohort, tmp_path / "arm")
+        run_arm(dataclasses.replace(recipe, seed=4), lambda: cohort, tmp_path / "arm")
 
 
 def test_cases_on_disk_are_cached(tmp_path: Path) -> None:
     cases = open_dataset(write_decathlon(tmp_path / "data"))
     recipe = flat(steps=2, patch=(1, 32, 32))
-    found = run_arm(recipe, Cohort(cases[:1], {"test": cases[1:]}), tmp_path / "out" / "arm")
+    cohort = Cohort(cases[:1], {"test": cases[1:]})
+    found = run_arm(recipe, lambda: cohort, tmp_path / "out" / "arm")
     assert [s.case for s in found["test"]] == ["blocks_1"]
     assert len(list((tmp_path / "out" / "cache").iterdir())) == 1
 
@@ -77,7 +80,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Cohort, Path]]:
     """Trainings that end at once: MoNet, the unknown and the transfer are better by 0.2."""
     found: list[tuple[Any, Cohort, Path]] = []
 
-    def run(recipe: Any, cohort: Cohort, out: Path, **_: Any) -> arms.Scores:
+    def run(recipe: Any, made: Callable[[], Cohort], out: Path, **_: Any) -> arms.Scores:
+        cohort = made()
         found.append((recipe, cohort, out))
         good = (
             out.name in ("monet-0", "monet-1", "unknown-0", "unknown-1") or "transfer" in out.name

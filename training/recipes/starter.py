@@ -18,6 +18,7 @@ _OUTPUTS = (
     "spleen",
 )
 _LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst")
+_TINY = {"sampling": Sampling((6.0, 6.0, 6.0)), "steps": 200, "steps_per_epoch": 20}
 
 
 def starter(scale: Scale = "paper") -> Recipe:
@@ -72,11 +73,9 @@ def starter(scale: Scale = "paper") -> Recipe:
         paper,
         scale,
         tiny={
-            "sampling": Sampling((6.0, 6.0, 6.0)),
+            **_TINY,
             "patch": (32, 48, 48),
             "options": {"filters": [8, 16, 32]},
-            "steps": 200,
-            "steps_per_epoch": 20,
         },
         small={"steps": 600},
     )
@@ -99,11 +98,6 @@ def starter_monet(scale: Scale = "paper") -> Recipe:
     return sized(
         paper,
         scale,
-        tiny={
-            "sampling": Sampling((6.0, 6.0, 6.0)),
-            "patch": (1, 64, 64),
-            "steps": 200,
-            "steps_per_epoch": 20,
-        },
+        tiny={**_TINY, "patch": (1, 64, 64)},
         small={"steps": 600},
     )

@@ -50,7 +50,7 @@ class Cohort:
 
 def run_arm(
     recipe: Recipe,
-    cohort: Cohort,
+    made: Callable[[], Cohort],
     out: Path,
     *,
     initial: Callable[[], Mapping[str, Tensor]] | None = None,
@@ -60,7 +60,7 @@ def run_arm(
 
     Args:
         recipe: with the seed of this repetition.
-        cohort: its cases.
+        made: gives its cases; not called where there are scores.
         out: the arm's folder. A training that was stopped there goes on.
         initial: makes the state to start from.
         judge: scores one case; Dice of the model's structures where ``None``.
@@ -70,6 +70,7 @@ def run_arm(
     """
     if (out / SCORES).exists():
         return _read(recipe, out)
+    cohort = made()
     fitted = fit(
         recipe,
         [_prepared(case, recipe, out) for case in cohort.train],

@@ -69,20 +69,35 @@ def reproduce(
     recipes = {name: _short(name, scale, steps) for name in (*_ARMS, "mots-kits21")}
     for seed in range(seeds):
         seeded = {n: dataclasses.replace(r, seed=seed) for n, r in recipes.items()}
-        sites, cohort = _real(data) if data else _phantoms(seeded["mots-kits21"], seed)
-        before = out / f"pretraining-{seed}"
-        run_arm(seeded["mots-kits21"], Cohort(sites), before)
-
-        def pretrained(
-            seeded: Mapping[str, Recipe] = seeded, run: Path = before
-        ) -> dict[str, Tensor]:
-            return initial_state(seeded["kits21-transfer"], run)[0]
-
-        for arm in _ARMS:
-            initial = pretrained if seeded[arm].pretrain else None
-            folder = out / f"{arm}-{seed}"
-            found[arm].append(run_arm(seeded[arm], cohort, folder, initial=initial, judge=_hecs))
+        for arm, scores in _repetition(seeded, seed, out, data).items():
+            found[arm].append(scores)
     return _report(found, recipes, seeds, real=bool(data))
+
+
+def _repetition(
+    recipes: Mapping[str, Recipe], seed: int, out: Path, data: Sequence[Path]
+) -> dict[str, Scores]:
+    """One pretraining, and both arms after it."""
+
+    @functools.cache
+    def cases() -> tuple[Sequence[AnyCase], Cohort]:
+        return _real(data) if data else _phantoms(recipes["mots-kits21"], seed)
+
+    def pretrained() -> dict[str, Tensor]:
+        return initial_state(recipes["kits21-transfer"], before)[0]
+
+    before = out / f"pretraining-{seed}"
+    run_arm(recipes["mots-kits21"], lambda: Cohort(cases()[0]), before)
+    return {
+        arm: run_arm(
+            recipes[arm],
+            lambda: cases()[1],
+            out / f"{arm}-{seed}",
+            initial=pretrained if recipes[arm].pretrain else None,
+            judge=_hecs,
+        )
+        for arm in _ARMS
+    }
 
 
 def _short(name: str, scale: Scale, steps: int | None) -> Recipe:

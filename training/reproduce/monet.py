@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -57,7 +58,11 @@ def reproduce(
     """
     found: dict[str, list[Scores]] = {net: [] for net in NETS}
     for seed in range(seeds):
-        cohort = _real(data, outside, seed) if data or outside else _phantoms(seed)
+        cohort = functools.cache(
+            functools.partial(_real, data, outside, seed)
+            if data or outside
+            else functools.partial(_phantoms, seed)
+        )
         for net in NETS:
             recipe = _short(named_recipe(net, scale), steps, seed)
             found[net].append(run_arm(recipe, cohort, out / f"{net}-{seed}"))
