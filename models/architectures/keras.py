@@ -34,6 +34,13 @@ def glorot_uniform(module: nn.Module) -> None:
         _without_bias(module)
 
 
+def keep_pace(network: nn.Module, momentum: float) -> None:
+    """Set how much of each batch goes into the running statistics of every batch norm."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum
+
+
 def start_at(head: nn.Conv2d | nn.BatchNorm2d, prior: float | None) -> None:
     """Set a head's bias so that fresh weights call this part of all pixels foreground.
 

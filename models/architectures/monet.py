@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.architectures.keras import batch_norm, he_uniform, start_at
+from models.architectures.keras import MOMENTUM, batch_norm, he_uniform, keep_pace, start_at
 
 
 class ConvBlock(nn.Module):
@@ -82,6 +82,7 @@ class MoNet(nn.Module):
         outer_residual: see :class:`RDDC`.
         prior: as in :class:`models.architectures.unet2d.UNet2d`. The head's batch norm holds a
             fresh network at a half: Dice alone takes thousands of steps to leave it.
+        momentum: as there.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class MoNet(nn.Module):
         dropout: float = 0.2,
         outer_residual: bool = False,
         prior: float | None = None,
+        momentum: float = MOMENTUM,
     ) -> None:
         super().__init__()
         a, b, c = filters, 2 * filters, 4 * filters
@@ -109,6 +111,7 @@ class MoNet(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(a, channels, 1, bias=False), norm)
         self.apply(he_uniform)
         start_at(norm, prior)
+        keep_pace(self, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         skip0 = self.encode0(x)

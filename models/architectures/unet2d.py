@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.architectures.keras import batch_norm, glorot_uniform, he_uniform, start_at
+from models.architectures.keras import (
+    MOMENTUM,
+    batch_norm,
+    glorot_uniform,
+    he_uniform,
+    keep_pace,
+    start_at,
+)
 
 LEVELS = 4
 
@@ -87,6 +94,8 @@ class UNet2d(nn.Module):
         attention: gate the skip connections, see :class:`AttentionGate`.
         prior: part of the pixels that fresh weights call foreground; ``None`` is the paper's
             half, from which a short training does not come back.
+        momentum: part of each batch in batch norm's running statistics. Keras' hundredth needs
+            hundreds of steps to forget the first weights.
     """
 
     def __init__(
@@ -96,6 +105,7 @@ class UNet2d(nn.Module):
         dropout: float = 0.3,
         attention: bool = False,
         prior: float | None = None,
+        momentum: float = MOMENTUM,
     ) -> None:
         super().__init__()
         widths = [filters * 2**level for level in range(LEVELS + 1)]
@@ -106,6 +116,7 @@ class UNet2d(nn.Module):
         self.head = nn.Conv2d(filters, channels, 1)
         glorot_uniform(self.head)
         start_at(self.head, prior)
+        keep_pace(self, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from imaging.errors import BadParameter
+from models.architectures import build
 from models.architectures.keras import keras_count
 from models.architectures.monet import RDDC, ConvBlock, MoNet
 
@@ -142,3 +144,17 @@ def test_the_softmax_variant_has_a_channel_and_norm_for_each_class() -> None:
     # Seven more channels, each of 16 weights, scale and shift, and two running statistics.
     assert keras_count(network) == (401_666 + 7 * 18, 1_890 + 7 * 2)
     assert network.eval()(torch.zeros(1, 1, 16, 24)).shape == (1, 8, 16, 24)
+
+
+@pytest.mark.parametrize("name", ["monet", "unet16"])
+def test_a_prior_is_what_fresh_weights_call_foreground(name: str) -> None:
+    torch.manual_seed(0)
+    network = build(name, 1, filters=4, prior=0.02, momentum=0.1).eval()
+    found = torch.sigmoid(network(torch.zeros(1, 1, 32, 32)))
+    assert 0.005 < found.mean() < 0.08
+    paces = {m.momentum for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert paces == {0.1}
+    paper = build(name, 1, filters=4)
+    assert {m.momentum for m in paper.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.01}
+    with pytest.raises(BadParameter, match="prior must be over 0"):
+        build(name, 1, filters=4, prior=1.0)
