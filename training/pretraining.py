@@ -21,7 +21,7 @@ class Transferable(Protocol):
     def transfer_from(self, pretrained: dict[str, Tensor]) -> Transferred: ...
 
 
-def initial_state(recipe: Recipe, pretrained: Path) -> tuple[dict[str, Tensor], Transferred]:
+def initial_state(recipe: Recipe, pretrained: Path) -> dict[str, Tensor]:
     """The state of a recipe's network that begins with pretrained weights.
 
     Args:
@@ -29,7 +29,7 @@ def initial_state(recipe: Recipe, pretrained: Path) -> tuple[dict[str, Tensor], 
         pretrained: a checkpoint, or the folder of a training (its best one, where it validated).
 
     Returns:
-        The state, and which of its tensors were taken over; the rest is fresh from the seed.
+        The state; what was not taken over (a new head) is fresh from the seed.
 
     Raises:
         DataError: no checkpoint there.
@@ -38,15 +38,15 @@ def initial_state(recipe: Recipe, pretrained: Path) -> tuple[dict[str, Tensor], 
     state = checkpoint.load(weights_of(pretrained)).network
     network = initial_network(recipe)
     if isinstance(network, Transferable):
-        report = network.transfer_from(state)
-        return network.state_dict(), report
+        network.transfer_from(state)
+        return network.state_dict()
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise BadParameter(
             f"{pretrained} holds weights of another network than {recipe.architecture} ({error})."
         ) from error
-    return network.state_dict(), Transferred(tuple(state), (), ())
+    return network.state_dict()
 
 
 def weights_of(run: Path) -> Path:

@@ -191,7 +191,7 @@ def _initial(
         if not (pretrained / DESCRIPTION).exists():
             again = options | {"resume": True, "hook": None}
             train_run(_before(recipe), cases, pretrained, cache=cache, **again)
-    return initial_state(recipe, pretrained)[0] if pretrained else None
+    return initial_state(recipe, pretrained) if pretrained else None
 
 
 def _before(recipe: Recipe) -> Recipe:

@@ -84,7 +84,7 @@ def _repetition(
         return _real(data) if data else _phantoms(recipes["mots-kits21"], seed)
 
     def pretrained() -> dict[str, Tensor]:
-        return initial_state(recipes["kits21-transfer"], before)[0]
+        return initial_state(recipes["kits21-transfer"], before)
 
     before = out / f"pretraining-{seed}"
     run_arm(recipes["mots-kits21"], lambda: Cohort(cases()[0]), before)
