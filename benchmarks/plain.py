@@ -38,8 +38,8 @@ from torch.utils.data import RandomSampler
 from models.architectures.c2fnas import C2FNAS
 from models.labels import visible_as
 from training.cases import Case
-from training.fit import initial_network, pick_device
 from training.recipe import Recipe
+from training.trainer import initial_network, pick_device
 
 _KEYS = ("image", "label")
 

@@ -33,12 +33,13 @@ from imaging.threads import usable_cores
 from training.cache import cached
 from training.cases import Case
 from training.datasets import open_dataset
-from training.fit import fit, pick_device
+from training.fit import fit
 from training.phantoms import write_set
 from training.prepared import Prepared
 from training.recipe import SCALES, Recipe, Scale
 from training.recipes import recipe as named_recipe
 from training.samples import Sampler
+from training.trainer import pick_device
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ offending value and the fix for people. HTTP statuses are decided from this tree
     ├── DeviceUnavailable           device_unavailable   the asked device is not on this machine
     ├── ServiceBusy                 busy                 every turn is taken; worth trying again
     ├── ServiceFailed               service_failed       a service that was started does not serve
+    ├── FederationError             federation_error     hospitals that train together
+    │   ├── JobFailed               job_failed           no further round can be made
+    │   ├── MessageRefused          message_refused      bytes that are no message of this job
+    │   ├── PolicyRefused           policy_refused       a site's policy does not allow the job
+    │   └── UpdateRefused           update_refused       an update that must not join a round
     └── Cancelled                   cancelled            the caller went away before the end
 
 No message carries a patient identifier: positions, sizes, UIDs of series and names of parameters
@@ -199,3 +204,23 @@ class Cancelled(IsletError):
 
 class ServiceFailed(IsletError):
     code = "service_failed"
+
+
+class FederationError(IsletError):
+    code = "federation_error"
+
+
+class JobFailed(FederationError):
+    code = "job_failed"
+
+
+class MessageRefused(FederationError):
+    code = "message_refused"
+
+
+class PolicyRefused(FederationError):
+    code = "policy_refused"
+
+
+class UpdateRefused(FederationError):
+    code = "update_refused"

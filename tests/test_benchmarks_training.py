@@ -13,12 +13,12 @@ from benchmarks.training import Settings, as_markdown, measure
 from imaging.errors import BadParameter
 from training.cache import cached
 from training.datasets import open_dataset
-from training.fit import initial_network
 from training.losses import fold
 from training.objective import Objective
 from training.phantoms import write_set
 from training.recipes import recipe
 from training.samples import Sampler
+from training.trainer import initial_network
 
 # MONAI looks for decoders that it was not installed with, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")

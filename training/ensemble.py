@@ -14,10 +14,10 @@ from imaging.errors import BadParameter, DataError
 from models.architectures.ensemble import Ensemble
 from models.manifest import Provenance
 from training import checkpoint
-from training.fit import initial_network
 from training.package import export_recipe
 from training.pretraining import weights_of
 from training.runs import Exported, Run, describe
+from training.trainer import initial_network
 
 
 def export_ensemble(

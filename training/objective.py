@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,10 @@ from training.losses import (
 )
 from training.recipe import Loss, Recipe
 
+# What is minimised besides the loss: of the network, a batch's images and targets, and its logits
+# at full resolution. A scalar.
+Penalty = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+
 
 class Objective(nn.Module):
     """A network with the loss of its recipe; the loss is computed in float32.
@@ -33,35 +39,51 @@ class Objective(nn.Module):
 
     Attributes:
         bf16: whether the network computes in bfloat16 where autocast knows how.
+        penalty: added to the loss in training; a federation's strategy may have one.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         super().__init__()
         self.network, self._recipe, self.bf16 = network, recipe, False
+        self.penalty: Penalty | None = None
         self._members: Tensor
         self.register_buffer("_members", _task_members(recipe), persistent=False)
 
     def forward(self, images: Tensor, targets: Tensor, folds: Tensor, tasks: Tensor) -> Tensor:
         """The loss of a batch, see :class:`training.samples.Batch`; a scalar."""
+        logits, found = self._scored(images, targets, folds, tasks)
+        if self.penalty is None or not self.training:
+            return found
+        finest = logits[:, 0] if logits.ndim == images.ndim + 1 else logits
+        return found + self.penalty(self.network, images, targets, finest)
+
+    def _scored(
+        self, images: Tensor, targets: Tensor, folds: Tensor, tasks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and loss."""
         loss = self._recipe.loss
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             if self._recipe.tasks:
                 logits = self.network(images, tasks).float()
-                return self._of_tasks(logits, targets, tasks)
+                return logits, self._of_tasks(logits, targets, tasks)
             if self.training and loss.kl + loss.reconstruction > 0:
                 return self._with_reconstruction(images, targets, folds)
             logits = self.network(images).float()
         if logits.ndim == images.ndim + 1:
-            return deep_supervision(lambda level: self._of(level, targets, folds), logits)
-        return self._of(logits, targets, folds)
+            return logits, deep_supervision(lambda level: self._of(level, targets, folds), logits)
+        return logits, self._of(logits, targets, folds)
 
-    def _with_reconstruction(self, images: Tensor, targets: Tensor, folds: Tensor) -> Tensor:
+    def _with_reconstruction(
+        self, images: Tensor, targets: Tensor, folds: Tensor
+    ) -> tuple[Tensor, Tensor]:
         assert isinstance(self.network, C2FNAS)
         loss = self._recipe.loss
         logits, made = self.network.forward_vae(images)
+        logits = logits.float()
         kl = kl_divergence(made.mean.float(), made.log_variance.float())
         apart = reconstruction_l2(images, made.image.float())
-        return self._of(logits.float(), targets, folds) + loss.kl * kl + loss.reconstruction * apart
+        found = self._of(logits, targets, folds) + loss.kl * kl + loss.reconstruction * apart
+        return logits, found
 
     def _of(self, logits: Tensor, targets: Tensor, folds: Tensor) -> Tensor:
         loss = self._recipe.loss

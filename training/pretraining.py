@@ -10,8 +10,8 @@ from torch import Tensor
 from imaging.errors import BadParameter, DataError
 from models.architectures.kits21_resunet import Transferred
 from training import checkpoint
-from training.fit import initial_network
 from training.recipe import Recipe
+from training.trainer import initial_network
 
 
 @runtime_checkable

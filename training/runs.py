@@ -18,13 +18,14 @@ from models.manifest import Manifest, Provenance
 from training import checkpoint
 from training.cache import cached
 from training.cases import Case, Loaded
-from training.fit import fit, initial_network
+from training.fit import fit
 from training.package import export_recipe, manifest_of, provenance_of, structures_of, task_name
 from training.phantoms import ANNOTATED, PAINTED, make_phantom
 from training.prepared import Prepared, prepare
 from training.pretraining import initial_state, weights_of
 from training.recipe import Recipe
 from training.recipes import recipe as named_recipe
+from training.trainer import initial_network
 
 MODEL, DESCRIPTION = "model.onnx", "run.json"
 PRETRAINING, CACHE = "pretraining", "cache"

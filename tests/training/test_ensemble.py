@@ -16,10 +16,11 @@ from models.onnxfile import read_manifest
 from tests.training.tiny import cases, flat
 from training import checkpoint
 from training.ensemble import _of_all, export_ensemble
-from training.fit import fit, initial_network
+from training.fit import fit
 from training.package import onnx_scorer, torch_scorer
 from training.recipe import Loss, Recipe
 from training.runs import DESCRIPTION
+from training.trainer import initial_network
 
 PLAIN: dict[str, Any] = {"device": "cpu", "precision": "fp32", "quiet": True}
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-import training.fit as fitting
 from imaging.errors import BadParameter, DataError, DeviceUnavailable
 from tests.training.tiny import cases, flat, volumetric
 from training import checkpoint
-from training.fit import Fitted, fit, initial_network, pick_device
+from training.fit import Fitted, fit
 from training.recipe import Optimizer, Recipe
+from training.trainer import Trainer, initial_network, pick_device
 
 PLAIN: dict[str, Any] = {"device": "cpu", "precision": "fp32", "quiet": True}
 # The first three losses of ``volumetric()`` trained on two cases, as first measured.
@@ -104,7 +104,7 @@ def test_the_learning_rate_falls_to_a_tenth_after_two_epochs_of_stagnation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = iter([1.0, 0.5, 0.6, 0.7, 0.7, 0.7])
-    monkeypatch.setattr(fitting._Run, "_validate", lambda _: next(given))
+    monkeypatch.setattr(Trainer, "_validate", lambda _: next(given))
     found = run(flat(steps=12), tmp_path, validate=True)
     rates = [e["lr"] for e in found.history]
     assert rates == pytest.approx([5e-4, 5e-4, 5e-4, 5e-4, 5e-5, 5e-5])
@@ -136,7 +136,7 @@ def test_a_loss_that_is_no_number_stops_and_the_last_checkpoint_is_whole(tmp_pat
 
 def test_a_gradient_that_is_no_number_never_reaches_the_weights(tmp_path: Path) -> None:
     recipe = volumetric(steps=2, steps_per_epoch=1)
-    broken = fitting._Run(recipe, cases(recipe), (), tmp_path, torch.device("cpu"), "fp32")
+    broken = Trainer(recipe, cases(recipe), out=tmp_path, device="cpu", precision="fp32")
     weight = next(broken.network.parameters())
     before = weight.detach().clone()
     weight.register_hook(lambda grad: grad * torch.nan)
@@ -162,7 +162,7 @@ def test_without_a_better_validation_loss_it_stops_early(tmp_path: Path) -> None
 @pytest.fixture
 def _second_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
     given = iter([1.0, 0.5, 0.9])
-    monkeypatch.setattr(fitting._Run, "_validate", lambda _: next(given))
+    monkeypatch.setattr(Trainer, "_validate", lambda _: next(given))
 
 
 @pytest.mark.usefixtures("_second_is_best")
@@ -186,8 +186,8 @@ def test_an_earlier_training_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_validation_is_plain_and_beyond_every_training_step(tmp_path: Path) -> None:
     recipe = volumetric(steps=2)
-    made = fitting._Run(
-        recipe, cases(recipe), cases(recipe, 1), tmp_path, torch.device("cpu"), "fp32"
+    made = Trainer(
+        recipe, cases(recipe), validation=cases(recipe, 1), device="cpu", precision="fp32"
     )
     before = made._validate()
     torch.manual_seed(77)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from tests.training.tiny import cases, flat, volumetric
 from training import losses
-from training.fit import initial_network
 from training.objective import Objective
 from training.recipe import Loss, Recipe
 from training.samples import Batch, Sampler
+from training.trainer import initial_network
 
 KIDNEY = ("kidney", "kidney_tumor", "kidney_cyst")
 

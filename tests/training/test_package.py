@@ -14,7 +14,6 @@ from models.architectures import ARCHITECTURES
 from models.onnxfile import read_manifest
 from tests.training.tiny import cases, flat, volumetric, write_decathlon
 from training.datasets import open_dataset
-from training.fit import initial_network
 from training.package import (
     export_recipe,
     inference_patch,
@@ -25,6 +24,7 @@ from training.package import (
     torch_scorer,
 )
 from training.recipes import RECIPES, recipe
+from training.trainer import initial_network
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -9,11 +9,11 @@ import torch
 
 from imaging.errors import BadParameter
 from tests.training.tiny import cases, flat, volumetric
-from training.fit import initial_network
 from training.objective import Objective
 from training.precision import use_bf16
 from training.recipe import Recipe
 from training.samples import Sampler
+from training.trainer import initial_network
 
 CPU = torch.device("cpu")
 

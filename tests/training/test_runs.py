@@ -16,10 +16,10 @@ from tests.training.tiny import flat, volumetric, write_decathlon
 from training import checkpoint, runs
 from training.cases import Case
 from training.datasets import open_dataset
-from training.fit import initial_network
 from training.recipe import Loss, Recipe
 from training.recipes import RECIPES
 from training.recipes import recipe as named_recipe
+from training.trainer import initial_network
 
 PLAIN: dict[str, Any] = {"device": "cpu", "precision": "fp32", "quiet": True}
 NET: dict[str, Any] = {

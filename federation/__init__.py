@@ -1,0 +1,1 @@
+"""The same training between hospitals: weights travel, cases do not."""
