@@ -137,7 +137,9 @@ class Job:
                 raw["privacy"] = Privacy(**raw["privacy"])
             return cls(**raw)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BadParameter(f"This is no job of this version ({error}); make it again.") from error
+            raise BadParameter(
+                f"This is no job of this version ({error}); make it with this one."
+            ) from error
 
     def _check(self, recipe: Recipe) -> None:
         steps = self.rounds * self.local_epochs * recipe.steps_per_epoch
@@ -151,6 +153,12 @@ class Job:
                 f"All sites train one network; {recipe.name} has {recipe.architecture}, not "
                 f"{self.recipe.architecture}."
             )
+
+
+def scheduled(recipe: Recipe, rounds: int, local_epochs: int) -> Recipe:
+    """A recipe as long as the rounds of a job are together; its schedule spans all of them."""
+    steps = rounds * local_epochs * recipe.steps_per_epoch
+    return dataclasses.replace(recipe, steps=steps)
 
 
 def check_site(name: str) -> None:
