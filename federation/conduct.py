@@ -224,13 +224,14 @@ class _Conductor:
         """Sites whose update of this round may still come, those that may come back among them."""
         present = self._exchange.present()
         barred = {site for site, visit in self._refused.items() if present.get(site) == visit}
-        return ({*present} | self._lost) - barred - self._done
+        return {*present, *self._asked, *self._lost} - barred - self._done
 
     def _leave_late(self) -> None:
         """Give up on those that are still at it."""
         for site in set(self._asked) - self._done:
             self._exchange.withdraw(site)
-            self._coordinator.missed(site, LATE)
+            gone = site not in self._exchange.present()
+            self._coordinator.missed(site, FAILED if gone else LATE)
             self._say(site)
 
     def _welcomed(self) -> set[str]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # Below a run's folder.
 TENSORBOARD, MLFLOW, MLFLOW_RUN = "tensorboard", "mlflow.db", "mlflow_run_id"
 TRACKERS = ("mlflow", "tensorboard")
+# MLflow takes no more parameters than this at once.
+_PARAMS = 100
 
 
 def hooks(names: Sequence[str], out: Path, recipe: Recipe, uri: str | None = None) -> Hook | None:
@@ -42,11 +44,7 @@ def hooks(names: Sequence[str], out: Path, recipe: Recipe, uri: str | None = Non
     Raises:
         BadParameter: no such tracker, its package is missing, or a ``uri`` without MLflow.
     """
-    unknown = sorted(set(names) - set(TRACKERS))
-    if unknown:
-        raise BadParameter(f"There is no tracker {unknown}; choose from {', '.join(TRACKERS)}.")
-    if uri is not None and "mlflow" not in names:
-        raise BadParameter(f"The address {uri!r} is for the tracker mlflow, which is not named.")
+    check_trackers(names, uri)
     made: list[Hook] = []
     if "tensorboard" in names:
         made.append(tensorboard(out))
@@ -60,8 +58,26 @@ def hooks(names: Sequence[str], out: Path, recipe: Recipe, uri: str | None = Non
     return tell_all if made else None
 
 
-def tensorboard(out: Path) -> Hook:
+def check_trackers(names: Sequence[str], uri: str | None) -> None:
+    """Refuse names of no tracker, and an address that none of those named takes.
+
+    Raises:
+        BadParameter: names it.
+    """
+    unknown = sorted(set(names) - set(TRACKERS))
+    if unknown:
+        raise BadParameter(f"There is no tracker {unknown}; choose from {', '.join(TRACKERS)}.")
+    if uri is not None and "mlflow" not in names:
+        raise BadParameter(f"The address {uri!r} is for the tracker mlflow, which is not named.")
+
+
+def tensorboard(out: Path, curves: str = "") -> Hook:
     """Scalars in ``out/tensorboard``, one event file a start of the training.
+
+    Args:
+        out: the run's folder.
+        curves: a name of its own for these, where a folder has several; TensorBoard draws those of
+            the same scalar into one chart.
 
     Raises:
         BadParameter: TensorBoard is not installed.
@@ -76,7 +92,7 @@ def tensorboard(out: Path) -> Hook:
         nonlocal writer
         if writer is None:
             # What an earlier start logged from this step on is forgotten by its readers.
-            writer = SummaryWriter(str(out / TENSORBOARD), purge_step=entry["step"])
+            writer = SummaryWriter(str(out / TENSORBOARD / curves), purge_step=entry["step"])
         for name, value in _numbers(entry).items():
             writer.add_scalar(name, value, entry["step"])
         writer.flush()
@@ -87,21 +103,65 @@ def tensorboard(out: Path) -> Hook:
 def mlflow(out: Path, recipe: Recipe, uri: str | None = None) -> Hook:
     """A run of MLflow: the recipe's fields as parameters, an epoch's numbers as metrics.
 
-    The run's id is kept in ``out/mlflow_run_id``. A training that starts at its first epoch is a
-    new run; one that goes on adds the steps that its run does not have yet. The run is marked as
-    finished at the recipe's last step; one that stops early stays marked as running.
-
-    The store is opened at the first epoch's end, by the one process that logs. A run carries the
-    name of neither its folder nor a person, and MLflow's report to its makers is switched off.
-
     Args:
         out: the run's folder.
         recipe: what is trained; its name is the experiment's.
+        uri: of :func:`mlflow_run`.
+
+    Raises:
+        BadParameter, DataError: those of :func:`mlflow_run`.
+    """
+    tracked = Tracked(
+        name=recipe.name,
+        # With a name given MLflow draws none from Python's generator.
+        run=f"{recipe.name}-seed-{recipe.seed}",
+        fields=json.loads(recipe.to_json()),
+        first=min(recipe.steps_per_epoch, recipe.steps),
+        last=recipe.steps,
+        always="loss",
+    )
+    return mlflow_run(out, tracked, uri)
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What a run of MLflow is about.
+
+    Attributes:
+        name: of the experiment.
+        run: name of the run.
+        fields: settings, its parameters; nested ones are joined with dots.
+        first: step of the first entry; a run told of a later one first goes on.
+        last: step of the last entry, ``None`` where it is not known.
+        always: name of a number that every entry has.
+    """
+
+    name: str
+    run: str
+    fields: Mapping[str, Any]
+    first: int
+    last: int | None
+    always: str
+
+
+def mlflow_run(out: Path, tracked: Tracked, uri: str | None = None) -> Hook:
+    """A run of MLflow, each entry's numbers its metrics at ``entry["step"]``.
+
+    The run's id is kept in ``out/mlflow_run_id``. What starts at its first step is a new run; what
+    goes on adds the steps that its run does not have yet. The run is marked as finished at the last
+    step; one that stops early stays marked as running.
+
+    The store is opened at the first entry, by the one process that logs. A run carries the name of
+    neither its folder nor a person, and MLflow's report to its makers is switched off.
+
+    Args:
+        out: the run's folder.
+        tracked: what it is about.
         uri: of a tracking server or store; without one it is ``out/mlflow.db`` (SQLite).
 
     Raises:
         BadParameter: MLflow is not installed; from the hook, no store to use under ``uri``.
-        DataError: from the hook, a resumed training whose run is not in the store.
+        DataError: from the hook, a run that goes on and is not in the store.
     """
     _import_mlflow(store=uri is None)
     run: _MlflowRun | None = None
@@ -111,10 +171,10 @@ def mlflow(out: Path, recipe: Recipe, uri: str | None = None) -> Hook:
         if run is None:
             out.mkdir(parents=True, exist_ok=True)
             client = _client(uri or f"sqlite:///{(out / MLFLOW).resolve()}")
-            goes_on = entry["epoch"] > 1 and (out / MLFLOW_RUN).exists()
-            run = _known_run(client, out) if goes_on else _new_run(client, out, recipe)
+            goes_on = entry["step"] > tracked.first and (out / MLFLOW_RUN).exists()
+            run = (_known_run if goes_on else _new_run)(client, out, tracked)
         run.log(entry)
-        if entry["step"] >= recipe.steps:
+        if tracked.last is not None and entry["step"] >= tracked.last:
             run.client.set_terminated(run.id)
 
     return log
@@ -169,20 +229,20 @@ def _client(uri: str) -> MlflowClient:
     return client
 
 
-def _new_run(client: MlflowClient, out: Path, recipe: Recipe) -> _MlflowRun:
+def _new_run(client: MlflowClient, out: Path, tracked: Tracked) -> _MlflowRun:
     from mlflow.entities import Param
 
-    there = client.get_experiment_by_name(recipe.name)
-    experiment = there.experiment_id if there else client.create_experiment(recipe.name)
-    # With a name given MLflow draws none from Python's generator.
-    run = client.create_run(experiment, run_name=f"{recipe.name}-seed-{recipe.seed}")
-    fields = _flat(json.loads(recipe.to_json()))
-    client.log_batch(run.info.run_id, params=[Param(k, _text(v)) for k, v in fields.items()])
+    there = client.get_experiment_by_name(tracked.name)
+    experiment = there.experiment_id if there else client.create_experiment(tracked.name)
+    run = client.create_run(experiment, run_name=tracked.run)
+    params = [Param(name, _text(value)) for name, value in _flat(tracked.fields).items()]
+    for start in range(0, len(params), _PARAMS):
+        client.log_batch(run.info.run_id, params=params[start : start + _PARAMS])
     write_whole(out / MLFLOW_RUN, run.info.run_id.encode())
     return _MlflowRun(client, run.info.run_id, -1)
 
 
-def _known_run(client: MlflowClient, out: Path) -> _MlflowRun:
+def _known_run(client: MlflowClient, out: Path, tracked: Tracked) -> _MlflowRun:
     from mlflow.exceptions import MlflowException
 
     name = (out / MLFLOW_RUN).read_text(encoding="utf-8").strip()
@@ -193,7 +253,7 @@ def _known_run(client: MlflowClient, out: Path) -> _MlflowRun:
             f"{out / MLFLOW_RUN} names the run {name!r}, which is not in MLflow's store ({error}); "
             "name the store it was logged to, or delete the file to begin a new run."
         ) from error
-    logged = client.get_metric_history(name, "loss")
+    logged = client.get_metric_history(name, tracked.always)
     return _MlflowRun(client, name, max((metric.step for metric in logged), default=-1))
 
 

@@ -99,11 +99,12 @@ class Trainer:
         self.objective.penalty = penalty
         self.objective.to(self.device)
         self.shared = self.world.wrapped(self.objective)
-        self.optimizer = optimizer_of(recipe, self.network)
-        self.schedule = Schedule(recipe, self.optimizer)
-        self.step = 0
-        self.best = (float("inf"), 0)
-        self.history: list[dict[str, Any]] = []
+        self.optimizer: torch.optim.Optimizer
+        self.schedule: Schedule
+        self.step: int
+        self.best: tuple[float, int]
+        self.history: list[dict[str, Any]]
+        self.forget()
 
     def batches(self) -> AbstractContextManager[Iterator[Batch]]:
         """The batches from the next step on, drawn in the background within the context."""
@@ -213,6 +214,12 @@ class Trainer:
         checkpoint.save(state, self.out / checkpoint.LAST)
         lines = "".join(json.dumps(e) + "\n" for e in self.history)
         write_whole(self.out / HISTORY, lines.encode())
+
+    def forget(self) -> None:
+        """Begin the training anew with the network as it is."""
+        self.optimizer = optimizer_of(self.recipe, self.network)
+        self.schedule = Schedule(self.recipe, self.optimizer)
+        self.step, self.best, self.history = 0, (float("inf"), 0), []
 
     def checkpoint(self) -> Checkpoint:
         """Everything :meth:`restore` needs; its tensors are the live ones."""

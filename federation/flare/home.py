@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -65,14 +66,8 @@ def read_settings(kit: Path) -> Settings:
 
 def write_settings(kit: Path, settings: Settings) -> None:
     """Keep the settings in the kit."""
-    raw = {
-        "name": settings.name,
-        "data": list(settings.data),
-        "store": settings.store,
-        "device": settings.device,
-        "threads": settings.threads,
-    }
-    write_whole(kit / _SETTINGS, json.dumps(raw, indent=2).encode() + b"\n")
+    raw = json.dumps(dataclasses.asdict(settings), indent=2)
+    write_whole(kit / _SETTINGS, raw.encode() + b"\n")
 
 
 def change_settings(
@@ -102,6 +97,19 @@ def change_settings(
             shutil.copyfile(policy, kit / _POLICY)
     write_settings(kit, new)
     return new
+
+
+def keep_home(kit: Path, home: Home) -> None:
+    """Make a home that of a kit's site; its folder of state is the kit's."""
+    data = tuple(str(p.resolve()) for p in home.data)
+    store = str(home.store.resolve())
+    write_settings(kit, Settings(home.name, data, store, home.device, home.threads))
+    rules = dataclasses.asdict(home.policy)
+    lines = [
+        f"{key} = {json.dumps(value) if isinstance(value, tuple) else value}"
+        for key, value in rules.items()
+    ]
+    write_whole(kit / _POLICY, "\n".join(lines).encode() + b"\n")
 
 
 def read_home(kit: Path) -> Home:

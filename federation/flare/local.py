@@ -98,7 +98,7 @@ def running(kits: Path, sites: Sequence[str]) -> Iterator[None]:
 @contextmanager
 def _process(kit: Path, kind: str) -> Iterator[None]:
     """A supervisor of its own for a kit, as on a machine of its own."""
-    command = [sys.executable, "-m", "federation.flare.processes", kind, str(kit)]
+    command = [sys.executable, "-m", "islet", "federate", kind, "--kit", str(kit)]
     with (kit / "supervisor.txt").open("ab") as output:
         process = subprocess.Popen(
             command,
