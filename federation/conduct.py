@@ -41,12 +41,16 @@ def conduct(
         Cancelled: the job was told to stop.
     """
     conductor = _Conductor(coordinator, exchange, clock)
-    while not coordinator.trained:
-        made = conductor.round()
-        if told:
-            told(made)
+    conductor.rounds(told)
     conductor.score_candidates()
     conductor.end()
+
+
+def conduct_rounds(
+    coordinator: Coordinator, exchange: Exchange, told: Callable[[Round], None] | None = None
+) -> None:
+    """The rounds of :func:`conduct` alone: nothing is chosen, exported or published."""
+    _Conductor(coordinator, exchange, time.monotonic).rounds(told)
 
 
 class _Conductor:
@@ -66,7 +70,14 @@ class _Conductor:
         # Sites that went away in this round.
         self._lost: set[str] = set()
 
-    def round(self) -> Round:
+    def rounds(self, told: Callable[[Round], None] | None) -> None:
+        """All rounds that are left."""
+        while not self._coordinator.trained:
+            made = self._round()
+            if told:
+                told(made)
+
+    def _round(self) -> Round:
         """One round, begun anew where it does not find enough sites."""
         while True:
             self._asked, self._done, self._lost = {}, set(), set()

@@ -144,6 +144,8 @@ class Coordinator:
     def request(self, site: str) -> bytes:
         """The request for this round's training: a difference, where the site can add it."""
         base = self.round - 1 if self._holds.get(site) == self.round - 1 >= 0 else None
+        if not any(entry.down_bytes for entry in self._entries.values()):
+            self._started = datetime.datetime.now(datetime.UTC)
         name = self.candidates.name(self.round)
         header = {
             "kind": "train",

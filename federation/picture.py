@@ -203,7 +203,15 @@ def _participation(history: History) -> Figure:
         for kind, (letter, colour) in LETTERS.items()
         if kind in seen
     ]
-    axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
+    # Above, from the left: a wide grid is scrolled, and its key stays in sight.
+    axes.legend(
+        handles=keys,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=len(keys),
+        borderpad=0.2,
+        handlelength=1.2,
+    )
     return figure
 
 

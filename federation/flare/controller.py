@@ -19,13 +19,11 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.widgets.info_collector import InfoCollector
 
-from federation.conduct import conduct
-from federation.coordinator import Coordinator
 from federation.exchange import Reply
 from federation.flare.guard import held
+from federation.flare.home import STATE
 from federation.flare.muster import GONE, VISIT
 from federation.flare.package import HISTORY, REPLY, REQUEST, TASK, read_job
-from federation.flare.home import STATE
 from imaging.errors import Cancelled, IsletError
 
 RESULTS = ("global.onnx", HISTORY, "matrix.json", "report.html")
@@ -139,6 +137,10 @@ class IsletController(Controller):  # type: ignore[misc]
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Conduct the job to its end, or go on where a server that died left it."""
+        # Torch takes seconds; the engine answers nobody while its components are imported.
+        from federation.conduct import conduct
+        from federation.coordinator import Coordinator
+
         engine = fl_ctx.get_engine()
         job_id, workspace = fl_ctx.get_job_id(), engine.get_workspace()
         self._folder = Path(workspace.get_root_dir()) / STATE / job_id

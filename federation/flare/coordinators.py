@@ -35,7 +35,7 @@ from imaging.errors import BadParameter, FederationError
 
 _CONNECT_S = 15.0
 _ENDED = "FINISHED"
-_POLL_S = 1.0
+_POLL_S = 2.0
 _PATIENCE_S = 600.0
 _STATE = "islet"
 _ENGINE_ERRORS = (
@@ -173,7 +173,7 @@ def coordinator(kit: Path) -> Iterator[Coordinator]:
 def follow(
     kit: Path, job_id: str, say: Callable[[Standing], None], patience_s: float = _PATIENCE_S
 ) -> Standing:
-    """Wait for a job's end, and tell how it stands every second until then.
+    """Wait for a job's end, and tell how it stands every other second until then.
 
     A server that is away comes back; the job goes on there, and so does this.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import ReservedKey, ReservedTopic, ReturnCode
@@ -13,9 +14,11 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from federation.flare.guard import held
-from federation.flare.package import REPLY, REQUEST, read_job
 from federation.flare.home import STATE, read_home
-from federation.site import Site
+from federation.flare.package import REPLY, REQUEST, read_job
+
+if TYPE_CHECKING:
+    from federation.site import Site
 
 _LOG = logging.getLogger("islet.federation")
 _ORPHAN_S = 30.0
@@ -45,6 +48,9 @@ class IsletExecutor(Executor):  # type: ignore[misc]
         try:
             with held(kit / STATE / job_id, _ORPHAN_S):
                 if self._site is None:
+                    # Torch takes seconds; the server hears nothing while components are imported.
+                    from federation.site import Site
+
                     job = read_job(Path(workspace.get_app_config_dir(job_id)))
                     self._site = Site(job, read_home(kit), job_id)
                 body = self._site.handle(shareable[REQUEST], wanted.stop)

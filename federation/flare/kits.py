@@ -45,13 +45,13 @@ _LOOK = {"view": "any", "get_job_log": "any"}
 _NOBODY = {"byoc": "none", "shell_commands": "none", "server-predeployed-flwr": "none"}
 _ROLES: dict[str, dict[str, str]] = {
     "project_admin": {
-        **{right: "any" for right in ("submit_job", "clone_job", "manage_job", "download_job")},
+        **dict.fromkeys(("submit_job", "clone_job", "manage_job", "download_job"), "any"),
         **_LOOK,
         "operate": "any",
         **_NOBODY,
     },
     "lead": {
-        **{right: "n:submitter" for right in ("clone_job", "manage_job", "download_job")},
+        **dict.fromkeys(("clone_job", "manage_job", "download_job"), "n:submitter"),
         **_LOOK,
         "submit_job": "any",
         "operate": "none",

@@ -23,6 +23,7 @@ from federation.job import Job
 from imaging.errors import FederationError, JobFailed
 
 COORDINATOR = "lead@islet.local"
+_OUTPUT = "supervisor.txt"
 _READY_WITHIN_S = 90.0
 _ENDS_WITHIN_S = 20.0
 
@@ -36,7 +37,7 @@ def run_local(
         job: what is trained.
         homes: the sites; each keeps its state in its kit.
         out: folder for the kits, the logs and the results.
-        say: told every second how the job stands.
+        say: told every other second how the job stands.
 
     Returns:
         The folder of the results: ``global.onnx``, ``report.html`` and what they were made of.
@@ -88,18 +89,18 @@ def running(kits: Path, sites: Sequence[str]) -> Iterator[None]:
         FederationError: it did not, within a minute and a half.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_process(kits / "server", "server"))
-        _await_server(kits / COORDINATOR)
+        server = stack.enter_context(_process(kits / "server", "server"))
+        _await_server(kits / COORDINATOR, server)
         for site in sites:
             stack.enter_context(_process(kits / site, "site"))
         yield
 
 
 @contextmanager
-def _process(kit: Path, kind: str) -> Iterator[None]:
+def _process(kit: Path, kind: str) -> Iterator[subprocess.Popen[bytes]]:
     """A supervisor of its own for a kit, as on a machine of its own."""
     command = [sys.executable, "-m", "islet", "federate", kind, "--kit", str(kit)]
-    with (kit / "supervisor.txt").open("ab") as output:
+    with (kit / _OUTPUT).open("ab") as output:
         process = subprocess.Popen(
             command,
             env=environment(1),
@@ -110,7 +111,7 @@ def _process(kit: Path, kind: str) -> Iterator[None]:
             start_new_session=True,
         )
         try:
-            yield
+            yield process
         finally:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -119,9 +120,12 @@ def _process(kit: Path, kind: str) -> Iterator[None]:
             process.wait()
 
 
-def _await_server(kit: Path) -> None:
+def _await_server(kit: Path, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _READY_WITHIN_S
     while True:
+        if server.poll() is not None:
+            log = kit.parent / "server" / _OUTPUT
+            raise FederationError(f"The server ended with {server.returncode}; see {log}.")
         try:
             with coordinator(kit):
                 return

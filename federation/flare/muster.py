@@ -1,4 +1,4 @@
-"""Who takes part in running jobs: sites that come late or come back, and jobs that outlive a server.
+"""Who takes part in running jobs: sites that come late or come back, jobs that outlive a server.
 
 NVIDIA FLARE hands a job to the sites that are there when it starts, fails it when one site's
 process fails, and gives it up when the server dies. A job of ours takes sites as they come, loses
@@ -47,7 +47,7 @@ class Muster(FLComponent):  # type: ignore[misc]
         super().__init__()
         self._engine: Any = None
         self._ended = threading.Event()
-        # By job and a site's token: when its process is next looked at, and how long to wait after that.
+        # By job and a site's token: when its process is looked at next, and the wait after that.
         self._looks: dict[tuple[str, str], tuple[float, float]] = {}
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:

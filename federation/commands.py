@@ -1,0 +1,271 @@
+"""The federation's sub-commands: arguments in, an exit code out.
+
+NVIDIA FLARE and torch are imported when a command needs them, so that the command line stays quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imaging.errors import BadParameter
+
+if TYPE_CHECKING:
+    from federation.flare.coordinators import Standing
+    from federation.job import Job
+
+Command = Callable[[argparse.Namespace], int]
+# Flags that are fields of a job; what is not given keeps the job's default.
+_FLAGS = (
+    ("--rounds", int, "rounds in all"),
+    ("--local-epochs", int, "epochs a site trains in a round"),
+    ("--strategy", str, "fedavg, fedbn, fedprox, ..."),
+    ("--weighting", str, "sites count as their cases or are equal"),
+    ("--codec", str, "how updates travel: fp32, fp16 or int8"),
+    ("--min-sites", int, "fewer do not make a round"),
+    ("--max-sites", int, "more are not let in"),
+    ("--round-timeout-s", float, "a round that has not enough updates by then is repeated"),
+    ("--grace-s", float, "how long a round waits for the others"),
+    ("--score-every", int, "rounds between candidates for the global model"),
+    ("--rule", str, "how the best is chosen: mean, equal or worst"),
+)
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``federate`` and its sub-commands to the command line's."""
+    federate = commands.add_parser("federate", help="train with other hospitals; cases stay")
+    kinds = federate.add_subparsers(required=True, metavar="COMMAND")
+
+    make = kinds.add_parser("provision", help="make the kits of a federation")
+    make.set_defaults(command=provision)
+    make.add_argument("project", type=Path, nargs="?", help="project.yml")
+    make.add_argument("-o", "--out", type=Path, default=Path("kits"))
+    make.add_argument("--example", action="store_true", help="print a project.yml")
+
+    serve = kinds.add_parser("server", help="run the federation's server")
+    serve.set_defaults(command=server)
+    serve.add_argument("--kit", type=Path, required=True)
+
+    join = kinds.add_parser("site", help="take part with the cases of this machine")
+    join.set_defaults(command=site)
+    join.add_argument("--kit", type=Path, required=True, help="its flags are remembered in the kit")
+    join.add_argument("--data", type=Path, nargs="+", default=[], help="data set folders")
+    join.add_argument("--store", type=Path, help="where trained models are published")
+    join.add_argument("--policy", type=Path, help="TOML with what this site allows")
+    join.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    join.add_argument("--threads", type=int, help="CPU threads of a training")
+
+    hand_in = kinds.add_parser("submit", help="hand a job to the federation")
+    hand_in.set_defaults(command=submit)
+    _add_job(hand_in)
+    _add_kit(hand_in)
+    hand_in.add_argument("--wait", action="store_true", help="show its rounds until it ends")
+
+    look = kinds.add_parser("status", help="how jobs stand")
+    look.set_defaults(command=status)
+    look.add_argument("job", nargs="?", help="its number (default: all)")
+    _add_kit(look)
+    for name, does, said in (
+        ("logs", logs, "the server's log of a job"),
+        ("abort", abort, "stop a job"),
+        ("fetch", fetch, "copy an ended job's results"),
+    ):
+        parser = kinds.add_parser(name, help=said)
+        parser.set_defaults(command=does)
+        parser.add_argument("job", help="its number")
+        _add_kit(parser)
+        if name == "fetch":
+            parser.add_argument("-o", "--out", type=Path, required=True)
+            parser.add_argument("--publish", action="store_true", help="into the store, as @global")
+
+    alone = kinds.add_parser("local", help="a whole federation on this machine, over mutual TLS")
+    alone.set_defaults(command=local)
+    _add_job(alone)
+    alone.add_argument(
+        "--site", nargs="+", action="append", required=True, metavar=("NAME", "DIR"), help="a site"
+    )
+    alone.add_argument("-o", "--out", type=Path, required=True)
+
+
+def provision(args: argparse.Namespace) -> int:
+    """``islet federate provision project.yml -o KITS``: kits for every party."""
+    from federation.flare import kits
+
+    if args.example:
+        print(kits.EXAMPLE, end="")
+        return 0
+    if args.project is None:
+        raise BadParameter("Name a project.yml; --example prints one.")
+    for kit in kits.provision(args.project, args.out):
+        print(kit)
+    return 0
+
+
+def server(args: argparse.Namespace) -> int:
+    """``islet federate server --kit KIT``: run until told to end."""
+    from federation.flare.processes import run, server_party
+
+    return run(server_party(args.kit))
+
+
+def site(args: argparse.Namespace) -> int:
+    """``islet federate site --kit KIT --data DIR``: run until told to end."""
+    from federation.flare.home import change_settings
+    from federation.flare.processes import run, site_party
+
+    change_settings(args.kit, args.data, args.store, args.policy, args.device, args.threads)
+    return run(site_party(args.kit))
+
+
+def submit(args: argparse.Namespace) -> int:
+    """``islet federate submit RECIPE --kit KIT``: the job's number."""
+    from federation.flare.coordinators import coordinator, follow
+
+    job = make_job(args)
+    with coordinator(args.kit) as session:
+        job_id = session.submit(job)
+    print(job_id, flush=True)
+    if not args.wait:
+        return 0
+    return 0 if follow(args.kit, job_id, Ticker()).state == "completed" else 1
+
+
+def status(args: argparse.Namespace) -> int:
+    """``islet federate status [JOB] --kit KIT``: all jobs, or one with its rounds."""
+    from federation import progress
+    from federation.flare.coordinators import coordinator
+
+    with coordinator(args.kit) as session:
+        if args.job is None:
+            rows = [(s.job_id, s.name, s.state) for s in session.jobs()]
+            print("\n".join(progress.columns([("job", "name", "state"), *rows])))
+            return 0
+        standing = session.standing(args.job)
+    print(f"{standing.name} ({standing.job_id}): {standing.state}")
+    if standing.history is not None:
+        print(progress.table(standing.history))
+    return 0
+
+
+def logs(args: argparse.Namespace) -> int:
+    """``islet federate logs JOB --kit KIT``: what the server wrote of it."""
+    from federation.flare.coordinators import coordinator
+
+    with coordinator(args.kit) as session:
+        print(session.logs(args.job), end="")
+    return 0
+
+
+def abort(args: argparse.Namespace) -> int:
+    """``islet federate abort JOB --kit KIT``: stop it."""
+    from federation.flare.coordinators import coordinator
+
+    with coordinator(args.kit) as session:
+        session.abort(args.job)
+    return 0
+
+
+def fetch(args: argparse.Namespace) -> int:
+    """``islet federate fetch JOB --kit KIT -o DIR``: the global model and what led to it."""
+    from federation.flare.coordinators import coordinator
+    from models.store import default_store
+
+    with coordinator(args.kit) as session:
+        for path in session.fetch(args.job, args.out):
+            print(path)
+    if args.publish:
+        model = default_store().publish(args.out / "global.onnx", ["global"])
+        print(f"published as {model.reference}")
+    return 0
+
+
+def local(args: argparse.Namespace) -> int:
+    """``islet federate local RECIPE --site c1 DIR --site c2 DIR -o OUT``: all of it here."""
+    from federation.flare.local import run_local
+    from federation.home import Home
+    from federation.policy import Policy
+
+    homes = [
+        Home(name, args.out / name, tuple(map(Path, data)), args.out / "stores" / name, Policy())
+        for name, *data in args.site
+    ]
+    results = run_local(make_job(args), homes, args.out, Ticker())
+    for path in sorted(results.iterdir()):
+        print(path)
+    return 0
+
+
+def make_job(args: argparse.Namespace) -> Job:
+    """The job of the arguments: a file that holds one, or a recipe's with the flags.
+
+    Raises:
+        BadParameter: no such recipe, or flags that do not go together.
+    """
+    from federation.job import Job
+    from training.recipes import recipe
+
+    path = Path(args.job)
+    given = {name: getattr(args, name) for name in _fields() if getattr(args, name) is not None}
+    if path.is_file():
+        if given:
+            raise BadParameter(f"{path.name} holds a whole job; leave {sorted(given)} away.")
+        return Job.from_json(path.read_text())
+    named = recipe(args.job, args.scale)
+    defaults = {field.name: field.default for field in dataclasses.fields(Job)}
+    epochs = given.get("local_epochs", defaults["local_epochs"])
+    rounds = given.get("rounds", defaults["rounds"])
+    steps = rounds * epochs * named.steps_per_epoch
+    return Job(named.name, dataclasses.replace(named, steps=steps), **given)
+
+
+class Ticker:
+    """Prints how a job goes on: a line for each change at a site."""
+
+    def __init__(self) -> None:
+        self._state = ""
+        self._lines: set[str] = set()
+
+    def __call__(self, standing: Standing) -> None:
+        """Print what is new."""
+        from federation import progress
+
+        if standing.state != self._state:
+            self._say(standing.state)
+            self._state = standing.state
+        rounds = standing.history.rounds if standing.history else ()
+        for made in rounds[-2:]:
+            for entry in made.entries:
+                text = progress.line(made.number, 0, entry)
+                if (key := f"{made.label} {text}") not in self._lines:
+                    self._lines.add(key)
+                    self._say(text)
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _fields() -> list[str]:
+    names = [flag[2:].replace("-", "_") for flag, _, _ in _FLAGS]
+    return [*names, "label_aware", "local_head"]
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", help="file of a job, or name of a recipe, e.g. wang2020")
+    parser.add_argument(
+        "--scale", default="paper", choices=("tiny", "small", "paper"), help="size of the training"
+    )
+    for flag, kind, said in _FLAGS:
+        parser.add_argument(flag, type=kind, help=said)
+    for flag, said in (
+        ("--label-aware", "average a structure over the sites that label it"),
+        ("--local-head", "the last layers stay at their site"),
+    ):
+        parser.add_argument(flag, action="store_true", default=None, help=said)
+
+
+def _add_kit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kit", type=Path, required=True, help="a coordinator's kit")

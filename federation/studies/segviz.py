@@ -1,0 +1,123 @@
+"""SegViz on phantoms: four hospitals with one organ each, scored at a fifth that took no part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from federation.job import Job, scheduled
+from federation.studies.cohorts import Hospital
+from federation.studies.study import Arm, Model, Study
+from federation.studies.tables import Found, external_table
+from training.recipe import Loss, Optimizer, Recipe, Scale
+from training.recipes import recipe as named_recipe
+from training.reproduce.tables import Report
+
+ORGANS = ("liver", "spleen", "pancreas", "kidney")
+_EXTERNAL = "external"
+_STYLES = ("a-thin-portal", "b-thick-portal", "a-thin-portal", "d-arterial-noisy")
+_HOSPITALS = (
+    *(
+        Hospital(organ, style, (4.0, 4.0, 4.0), (organ,))
+        for organ, style in zip(ORGANS, _STYLES, strict=True)
+    ),
+    Hospital(_EXTERNAL, "e-late-sharp", (4.0, 4.0, 4.0), ORGANS, train=0),
+)
+# SegViz exchanges weights every 10 of 500 epochs.
+_PAPER_ROUNDS, _PAPER_EPOCHS = 50, 10
+_SHORT_ROUNDS, _SHORT_EPOCHS = 5, 2
+_POOLED = "segviz"
+
+
+def _recipe(name: str, scale: Scale, seed: int) -> Recipe:
+    """The paper's recipe; at ``tiny``, what lets two hundred steps learn an organ at all."""
+    paper = dataclasses.replace(named_recipe(name, scale), seed=seed)
+    if scale != "tiny":
+        return paper
+    return dataclasses.replace(
+        paper,
+        options={"filters": [8, 16, 32, 32, 64]},
+        loss=Loss("dice_ce", log_dice=True, smooth=5.0),
+        optimizer=Optimizer("adamw", 5e-3, "cosine"),
+        steps_per_epoch=20,
+        foreground=0.7,
+    )
+
+
+def _job(
+    name: str, recipes: Mapping[str, Recipe], sites: int, strategy: str = "fedavg", epochs: int = 1
+) -> Job:
+    """The same training for all arms: as many steps a site in as many rounds.
+
+    Args:
+        name: of the arm.
+        recipes: of its sites; equal ones are one model, others share a trunk.
+        sites: how many there are.
+        strategy: of the job.
+        epochs: how many times the usual number in a round.
+    """
+    first = next(iter(recipes.values()))
+    rounds, usual = (
+        (_PAPER_ROUNDS, _PAPER_EPOCHS) if first.scale == "paper" else (_SHORT_ROUNDS, _SHORT_EPOCHS)
+    )
+    long = {site: scheduled(recipe, rounds, usual * epochs) for site, recipe in recipes.items()}
+    one = len({recipe.name for recipe in recipes.values()}) == 1
+    return Job(
+        name=name,
+        recipe=next(iter(long.values())),
+        recipes={} if one else long,
+        strategy=strategy,
+        weighting="equal",
+        local_head=not one,
+        rounds=rounds,
+        local_epochs=usual * epochs,
+        min_sites=sites,
+        max_sites=sites,
+    )
+
+
+def _arms(scale: Scale, seed: int) -> tuple[Arm, ...]:
+    """Each site alone, all data in one place, and the federations.
+
+    One place takes as many steps as the four sites together.
+    """
+    organs = {organ: _recipe(f"segviz-{organ}", scale, seed) for organ in ORGANS}
+    pooled = _recipe(_POOLED, scale, seed)
+    own = {organ: (organ,) for organ in ORGANS}
+    alone = [
+        Arm(_job(f"alone-{organ}", {organ: recipe}, 1), {organ: (organ,)})
+        for organ, recipe in organs.items()
+    ]
+    together = {"central": pooled}
+    return (
+        Arm(_job("central", together, 1, epochs=len(ORGANS)), {"central": ORGANS}),
+        *alone,
+        Arm(_job("fedavg", organs, len(ORGANS)), own),
+        Arm(_job("fedbn", organs, len(ORGANS), "fedbn"), own),
+        Arm(_job("condist", dict.fromkeys(ORGANS, pooled), len(ORGANS), "condist"), own),
+    )
+
+
+def _report(found: Found, about: str) -> Report:
+    return external_table(found, _EXTERNAL, ORGANS, about)
+
+
+def _own(arm: str) -> dict[str, Model]:
+    """The model of the site that labels the organ: its own head and normalisation."""
+    return {organ: Model(arm, organ) for organ in ORGANS}
+
+
+SEGVIZ = Study(
+    name="segviz",
+    hospitals=_HOSPITALS,
+    arms=_arms,
+    rows={
+        "one site": {organ: Model(f"alone-{organ}", organ) for organ in ORGANS},
+        "FedAvg": _own("fedavg"),
+        "FedBN": _own("fedbn"),
+        "ConDistFL": dict.fromkeys(ORGANS, Model("condist")),
+        "central": dict.fromkeys(ORGANS, Model("central")),
+    },
+    tests={_EXTERNAL: ORGANS},
+    report=_report,
+)

@@ -1,0 +1,208 @@
+"""A study: hospitals of phantoms, the trainings that are compared, and the table they end in."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from federation.home import Home
+from federation.job import Job
+from federation.policy import FACTS, Policy
+from federation.progress import Round
+from federation.result import GLOBAL_MODEL
+from federation.simulate import simulate
+from federation.studies.cohorts import Hospital, held_out, write_sites
+from federation.studies.tables import Found
+from imaging.errors import DataError
+from imaging.files import write_whole
+from models.onnxfile import read_manifest
+from training.cases import load
+from training.evaluate import Score, score_case
+from training.package import onnx_scorer
+from training.recipe import Scale
+from training.reproduce.tables import Report
+
+# What every party of an ended training was given; names the arm's folder as done.
+_DONE = "job.json"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training of a study. A federation of one site is that site's training alone.
+
+    Attributes:
+        job: what is trained; its name is the arm's.
+        sites: the sites that take part, each with the hospitals whose cases it has.
+    """
+
+    job: Job
+    sites: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where a model of a table comes from.
+
+    Attributes:
+        arm: name of the training.
+        site: whose own best model it is; the global one where empty.
+    """
+
+    arm: str
+    site: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison of trainings.
+
+    Attributes:
+        name: of the study.
+        hospitals: phantom sites; those that no arm names are for testing alone.
+        arms: makes the trainings, from scale and seed; of those of one site the longest first.
+        rows: of the table: for each mask that is scored, the model that is asked for it.
+        tests: for each test set, a hospital's, the masks that its labels can judge.
+        report: makes the table from the scores and a first line about the data.
+    """
+
+    name: str
+    hospitals: tuple[Hospital, ...]
+    arms: Callable[[Scale, int], tuple[Arm, ...]]
+    rows: Mapping[str, Mapping[str, Model]]
+    tests: Mapping[str, tuple[str, ...]]
+    report: Callable[[Found, str], Report]
+
+
+def run(
+    study: Study,
+    out: Path,
+    *,
+    scale: Scale = "tiny",
+    seed: int = 0,
+    told: Callable[[Round], None] | None = None,
+) -> Report:
+    """Make the hospitals, train every arm, score every model; what is there is not done again.
+
+    Arms of one site train side by side, one on each core; then the federations, one after another.
+
+    Args:
+        study: of ``federation.studies.STUDIES``.
+        out: folder of the data, the trainings and their models.
+        scale: of the recipes.
+        seed: of patients and weights.
+        told: called with every round of a federation that ended.
+
+    Raises:
+        DataError: the folder holds a training of other settings.
+        JobFailed: see :func:`federation.conduct.conduct`.
+    """
+    folders = write_sites(study.hospitals, out / "data", seed)
+    arms = study.arms(scale, seed)
+    _train_alone([arm for arm in arms if len(arm.sites) == 1], folders, out)
+    for arm in arms:
+        if len(arm.sites) > 1:
+            train(arm, folders, out, told=told)
+    found = {
+        row: {
+            test: _scores(models, folders[test], masks, out) for test, masks in study.tests.items()
+        }
+        for row, models in study.rows.items()
+    }
+    return study.report(found, _about(study, arms))
+
+
+def train(
+    arm: Arm,
+    folders: Mapping[str, Path],
+    out: Path,
+    *,
+    workers: int | None = None,
+    told: Callable[[Round], None] | None = None,
+) -> None:
+    """Train one arm; one that ended is left as it is, one that was stopped goes on.
+
+    Args:
+        arm: what to train.
+        folders: data set of each hospital.
+        out: of the study; the arm has a folder of its name in it.
+        workers, told: as in :func:`federation.simulate.simulate`.
+
+    Raises:
+        DataError: the folder holds a training of other settings.
+    """
+    folder = out / arm.job.name
+    done = folder / _DONE
+    if done.exists():
+        if done.read_text(encoding="utf-8") != arm.job.to_json():
+            raise DataError(f"{folder} holds another training; name another folder with --out.")
+        return
+    # Everything may leave: the sites are phantoms.
+    policy = Policy(may_leave=FACTS)
+    homes = [
+        Home(
+            name=site,
+            folder=folder / site,
+            data=tuple(folders[hospital] for hospital in hospitals),
+            store=folder / site / "store",
+            policy=policy,
+        )
+        for site, hospitals in arm.sites.items()
+    ]
+    notes = ("Made of phantoms, not of patients.",)
+    simulate(arm.job, homes, folder / "server", workers=workers, told=told, notes=notes)
+    write_whole(done, arm.job.to_json().encode())
+
+
+def model_path(model: Model, out: Path, job: str) -> Path:
+    """The ONNX file of a model in the study's folder.
+
+    Args:
+        model: which one.
+        out: of the study.
+        job: name of the arm's job.
+    """
+    folder = out / model.arm
+    return (
+        folder / model.site / job / "local.onnx" if model.site else folder / "server" / GLOBAL_MODEL
+    )
+
+
+def _train_alone(arms: Sequence[Arm], folders: Mapping[str, Path], out: Path) -> None:
+    if not arms:
+        return
+    # Processes, not threads: each seeds torch's one generator for its first weights.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(len(arms), os.cpu_count() or 1), mp_context=spawn) as pool:
+        list(pool.map(functools.partial(train, folders=folders, out=out, workers=0), arms))
+
+
+def _scores(
+    models: Mapping[str, Model], folder: Path, masks: Sequence[str], out: Path
+) -> list[Score]:
+    """Scores of the test cases of a data set, each mask by its own model."""
+    asked: dict[Path, list[str]] = {}
+    for mask in masks:
+        path = model_path(models[mask], out, models[mask].arm)
+        asked.setdefault(path, []).append(mask)
+    judges = [(read_manifest(p), onnx_scorer(p), own) for p, own in asked.items()]
+    return [
+        score
+        for case in map(load, held_out(folder))
+        for manifest, scorer, own in judges
+        for score in score_case(case, manifest, scorer, masks=own)
+    ]
+
+
+def _about(study: Study, arms: Sequence[Arm]) -> str:
+    first = arms[0].job
+    made = ", ".join(f"{h.train} and {h.test} of {h.name}" for h in study.hospitals)
+    return (
+        f"Phantoms, not patients; cases to train and to test on: {made}. Scale "
+        f"{first.recipe.scale}, seed {first.recipe.seed}, {first.recipe.steps} steps a site in "
+        f"{first.rounds} rounds."
+    )
