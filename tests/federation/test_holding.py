@@ -145,7 +145,9 @@ def test_damage_is_refused(tmp_path: Path, damage: str) -> None:
             {
                 "cut": whole[: len(whole) // 2],
                 "empty": b"",
-                "flipped": whole[: middle + 2] + bytes([whole[middle + 2] ^ 0x40]) + whole[middle + 3 :],
+                "flipped": whole[: middle + 2]
+                + bytes([whole[middle + 2] ^ 0x40])
+                + whole[middle + 3 :],
                 "other": b"no state at all",
             }[damage]
         )

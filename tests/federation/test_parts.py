@@ -135,7 +135,9 @@ FLOATS = arrays(np.float32, 5, elements=st.floats(-100, 100, width=32))
 
 
 @given(FLOATS, FLOATS)
-def test_moved_adds_and_keeps_variances(value: NDArray[np.float32], by: NDArray[np.float32]) -> None:
+def test_moved_adds_and_keeps_variances(
+    value: NDArray[np.float32], by: NDArray[np.float32]
+) -> None:
     names = ("weight", "norm.running_mean", "norm.running_var")
     result = moved(dict.fromkeys(names, value), dict.fromkeys(names, by))
     assert tuple(result) == names
@@ -194,7 +196,10 @@ def test_what_is_mixed_afterwards_belongs_to_no_channel() -> None:
 def test_a_square_transposed_convolution_is_told_from_a_plain_one() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv3d(1, 5, 3, padding=1), nn.Softplus(), nn.ConvTranspose3d(5, 5, 2, 2), nn.AvgPool3d(2)
+        nn.Conv3d(1, 5, 3, padding=1),
+        nn.Softplus(),
+        nn.ConvTranspose3d(5, 5, 2, 2),
+        nn.AvgPool3d(2),
     )
     rows = rows_of(network, recipe("segviz", "tiny"))
     everyone = tuple(range(5))

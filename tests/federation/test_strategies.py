@@ -175,7 +175,10 @@ def eight(**changes: Any) -> Recipe:
 def test_condist_groups_organs_with_their_lesions() -> None:
     assert [BY_NAME[n].parent for n in ORGANS[:3]] == [None, "liver", None]
     # The authors' groups of the site that labels the pancreas with its tumor.
-    assert groups_of(eight(), ("pancreas", "pancreas_tumor")) == ([4, 5], [[0], [1, 2], [3], [6, 7]])
+    assert groups_of(eight(), ("pancreas", "pancreas_tumor")) == (
+        [4, 5],
+        [[0], [1, 2], [3], [6, 7]],
+    )
     assert groups_of(eight(), ("spleen",)) == ([3], [[0], [1, 2], [4, 5], [6, 7]])
     # An organ without its lesions: these are left to the others.
     assert groups_of(eight(), ("pancreas",)) == ([4], [[0], [1, 2], [3], [5], [6, 7]])

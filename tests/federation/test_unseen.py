@@ -31,9 +31,7 @@ def test_pooled_by_hand() -> None:
 def test_pooled_is_of_all_activations(cases: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     # 20 activations a case, of 4 channels, every site with a mean and a spread of its own.
-    sites = [
-        rng.normal(rng.uniform(-3, 3, 4), rng.uniform(0.5, 2, 4), (20 * n, 4)) for n in cases
-    ]
+    sites = [rng.normal(rng.uniform(-3, 3, 4), rng.uniform(0.5, 2, 4), (20 * n, 4)) for n in cases]
     norms = [
         {
             "n.running_mean": x.mean(0).astype(np.float32),
