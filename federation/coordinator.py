@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +28,12 @@ from federation.selection import Candidates
 from federation.strategies import options_of, strategy
 from imaging.errors import JobFailed, MessageRefused, UpdateRefused
 from imaging.files import sweep, whole_file
+from models.labels import BY_NAME
 from training.trainer import initial_network
 
 ROUNDS, MATRIX = "rounds.json", "matrix.json"
 _STATE = "state.bin"
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Facts:
         numbers = [found.loss or 0.0, found.seconds or 0.0]
         if (
             found.cases < 1
+            or not {*found.annotated, *found.scores} <= set(BY_NAME)
             or not all(math.isfinite(n) for n in numbers)
             or numbers[1] < 0
             or not all(0 <= v <= 1 for v in found.scores.values())
@@ -386,7 +390,9 @@ def _done(body: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     except MessageRefused as error:
         raise UpdateRefused(error.message, code="damaged") from error
     if header.get("kind") == "refused":
-        code = str(header.get("code"))
+        code = header.get("code")
+        if not (isinstance(code, str) and _CODE.fullmatch(code)):
+            raise UpdateRefused("The site refused in no known way.", code="damaged")
         if code == MessageRefused.code:
             raise MessageRefused("The site could not read the request.")
         raise UpdateRefused(f"The site refused: {code}.", code=code)

@@ -56,9 +56,8 @@ class Entry:
     def __post_init__(self) -> None:
         _check_words(state=self.state)
         _check_sites([self.site])
-        if self.kind not in STATES or (self.kind == REFUSED) != bool(
-            _REFUSAL.fullmatch(self.state)
-        ):
+        plain = self.state in STATES and self.state != REFUSED
+        if not plain and not _REFUSAL.fullmatch(self.state):
             raise BadParameter(
                 f"{self.state!r} is no state of a site; use one of {', '.join(STATES)}, and "
                 f"'{REFUSED}: CODE' for a refusal."

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from federation.job import Job, scheduled
+from federation.job import Job
 from federation.studies.cohorts import Hospital
-from federation.studies.study import Arm, Model, Study
+from federation.studies.study import Arm, Model, Study, paced
 from federation.studies.tables import Found, external_table
 from training.recipe import Loss, Optimizer, Recipe, Scale
 from training.recipes import recipe as named_recipe
@@ -24,55 +24,49 @@ _HOSPITALS = (
     Hospital(_EXTERNAL, "e-late-sharp", (4.0, 4.0, 4.0), ORGANS, train=0),
 )
 # SegViz exchanges weights every 10 of 500 epochs.
-_PAPER_ROUNDS, _PAPER_EPOCHS = 50, 10
-_SHORT_ROUNDS, _SHORT_EPOCHS = 5, 2
-_POOLED = "segviz"
+_PAPER_ROUNDS, _SHORT_ROUNDS = 50, 5
 
 
 def _recipe(name: str, scale: Scale, seed: int) -> Recipe:
-    """The paper's recipe; at ``tiny``, what lets two hundred steps learn an organ at all."""
-    paper = dataclasses.replace(named_recipe(name, scale), seed=seed)
-    if scale != "tiny":
-        return paper
-    return dataclasses.replace(
-        paper,
-        options={"filters": [8, 16, 32, 32, 64]},
+    """The paper's recipe; below its scale, with what lets so few steps learn an organ at all."""
+    recipe = dataclasses.replace(named_recipe(name, scale), seed=seed)
+    if scale == "paper":
+        return recipe
+    recipe = dataclasses.replace(
+        recipe,
         loss=Loss("dice_ce", log_dice=True, smooth=5.0),
         optimizer=Optimizer("adamw", 5e-3, "cosine"),
-        steps_per_epoch=20,
-        foreground=0.7,
     )
+    if scale == "small":
+        return recipe
+    return dataclasses.replace(recipe, options={"filters": [8, 16, 32, 32, 64]}, foreground=0.8)
 
 
-def _job(
-    name: str, recipes: Mapping[str, Recipe], sites: int, strategy: str = "fedavg", epochs: int = 1
-) -> Job:
+def _job(name: str, recipes: Mapping[str, Recipe], strategy: str = "fedavg", times: int = 1) -> Job:
     """The same training for all arms: as many steps a site in as many rounds.
 
     Args:
         name: of the arm.
-        recipes: of its sites; equal ones are one model, others share a trunk.
-        sites: how many there are.
+        recipes: of its sites; where they differ, the sites share the trunk and keep their heads.
         strategy: of the job.
-        epochs: how many times the usual number in a round.
+        times: how many times as long as the others.
     """
-    first = next(iter(recipes.values()))
-    rounds, usual = (
-        (_PAPER_ROUNDS, _PAPER_EPOCHS) if first.scale == "paper" else (_SHORT_ROUNDS, _SHORT_EPOCHS)
-    )
-    long = {site: scheduled(recipe, rounds, usual * epochs) for site, recipe in recipes.items()}
-    one = len({recipe.name for recipe in recipes.values()}) == 1
+    long = {}
+    for site, recipe in recipes.items():
+        rounds = _PAPER_ROUNDS if recipe.scale == "paper" else _SHORT_ROUNDS
+        long[site], epochs = paced(recipe, rounds, times)
+    differ = len({recipe.name for recipe in recipes.values()}) > 1
     return Job(
         name=name,
         recipe=next(iter(long.values())),
-        recipes={} if one else long,
+        recipes=long if differ else {},
         strategy=strategy,
         weighting="equal",
-        local_head=not one,
+        local_head=differ,
         rounds=rounds,
-        local_epochs=usual * epochs,
-        min_sites=sites,
-        max_sites=sites,
+        local_epochs=epochs,
+        min_sites=len(recipes),
+        max_sites=len(recipes),
     )
 
 
@@ -82,19 +76,18 @@ def _arms(scale: Scale, seed: int) -> tuple[Arm, ...]:
     One place takes as many steps as the four sites together.
     """
     organs = {organ: _recipe(f"segviz-{organ}", scale, seed) for organ in ORGANS}
-    pooled = _recipe(_POOLED, scale, seed)
+    pooled = _recipe("segviz", scale, seed)
     own = {organ: (organ,) for organ in ORGANS}
     alone = [
-        Arm(_job(f"alone-{organ}", {organ: recipe}, 1), {organ: (organ,)})
+        Arm(_job(f"alone-{organ}", {organ: recipe}), {organ: (organ,)})
         for organ, recipe in organs.items()
     ]
-    together = {"central": pooled}
     return (
-        Arm(_job("central", together, 1, epochs=len(ORGANS)), {"central": ORGANS}),
+        Arm(_job("central", {"central": pooled}, times=len(ORGANS)), {"central": ORGANS}),
         *alone,
-        Arm(_job("fedavg", organs, len(ORGANS)), own),
-        Arm(_job("fedbn", organs, len(ORGANS), "fedbn"), own),
-        Arm(_job("condist", dict.fromkeys(ORGANS, pooled), len(ORGANS), "condist"), own),
+        Arm(_job("fedavg", organs), own),
+        Arm(_job("fedbn", organs, "fedbn"), own),
+        Arm(_job("condist", dict.fromkeys(ORGANS, pooled), "condist"), own),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from federation.home import Home
-from federation.job import Job
+from federation.job import Job, scheduled
 from federation.policy import FACTS, Policy
 from federation.progress import Round
 from federation.result import GLOBAL_MODEL
@@ -24,7 +24,7 @@ from models.onnxfile import read_manifest
 from training.cases import load
 from training.evaluate import Score, score_case
 from training.package import onnx_scorer
-from training.recipe import Scale
+from training.recipe import Recipe, Scale
 from training.reproduce.tables import Report
 
 # What every party of an ended training was given; names the arm's folder as done.
@@ -158,17 +158,25 @@ def train(
     write_whole(done, arm.job.to_json().encode())
 
 
-def model_path(model: Model, out: Path, job: str) -> Path:
-    """The ONNX file of a model in the study's folder.
+def paced(recipe: Recipe, rounds: int, times: int = 1) -> tuple[Recipe, int]:
+    """A recipe that a job of so many rounds can train, and its epochs in a round.
 
     Args:
-        model: which one.
-        out: of the study.
-        job: name of the arm's job.
+        recipe: whose steps are about those of one site.
+        rounds: of the job.
+        times: how many times as long the training is.
     """
+    epochs = times * max(1, recipe.steps // (rounds * recipe.steps_per_epoch))
+    return scheduled(recipe, rounds, epochs), epochs
+
+
+def model_path(model: Model, out: Path) -> Path:
+    """The ONNX file of a model in the study's folder."""
     folder = out / model.arm
     return (
-        folder / model.site / job / "local.onnx" if model.site else folder / "server" / GLOBAL_MODEL
+        folder / model.site / model.arm / "local.onnx"
+        if model.site
+        else folder / "server" / GLOBAL_MODEL
     )
 
 
@@ -187,7 +195,7 @@ def _scores(
     """Scores of the test cases of a data set, each mask by its own model."""
     asked: dict[Path, list[str]] = {}
     for mask in masks:
-        path = model_path(models[mask], out, models[mask].arm)
+        path = model_path(models[mask], out)
         asked.setdefault(path, []).append(mask)
     judges = [(read_manifest(p), onnx_scorer(p), own) for p, own in asked.items()]
     return [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from federation.job import Job, scheduled
+from federation.job import Job
 from federation.studies.cohorts import Hospital
-from federation.studies.study import Arm, Model, Study
+from federation.studies.study import Arm, Model, Study, paced
 from federation.studies.tables import PANCREAS, TUMOR, table1
 from models.manifest import Sampling
 from training.recipe import Optimizer, Recipe, Scale
@@ -19,20 +19,17 @@ _HOSPITALS = (
     Hospital("c1", "d-arterial-noisy", (2.5, 4.0, 4.0), ("pancreas",)),
     Hospital("c2", "b-thick-portal", (5.0, 4.0, 4.0), ("pancreas", "pancreas_tumor"), (36.0, 52.0)),
 )
-# The paper trains 10 epochs a round; 50 rounds make its recipe's 500 epochs (a guess).
-_PAPER_ROUNDS, _PAPER_EPOCHS = 50, 10
-_SHORT_ROUNDS, _SHORT_EPOCHS = 6, 2
+# The paper trains 10 epochs a round: 50 rounds make its recipe's 500 epochs (a guess).
+_PAPER_ROUNDS, _SHORT_ROUNDS = 50, 6
 
 
 def _job(name: str, scale: Scale, seed: int, sites: int) -> Job:
     """The same training for all arms: as many steps a site in as many rounds."""
-    rounds, epochs = (
-        (_PAPER_ROUNDS, _PAPER_EPOCHS) if scale == "paper" else (_SHORT_ROUNDS, _SHORT_EPOCHS)
-    )
-    recipe = dataclasses.replace(_recipe(scale), seed=seed)
+    rounds = _PAPER_ROUNDS if scale == "paper" else _SHORT_ROUNDS
+    recipe, epochs = paced(dataclasses.replace(_recipe(scale), seed=seed), rounds)
     return Job(
         name=name,
-        recipe=scheduled(recipe, rounds, epochs),
+        recipe=recipe,
         rounds=rounds,
         local_epochs=epochs,
         min_sites=sites,
@@ -41,25 +38,30 @@ def _job(name: str, scale: Scale, seed: int, sites: int) -> Job:
 
 
 def _recipe(scale: Scale) -> Recipe:
-    """The paper's recipe; at ``tiny``, what lets 240 steps learn an organ at all.
+    """The paper's recipe; below its scale, with what lets so few steps learn an organ at all.
 
-    A patch then is most of an abdomen. It cannot be halved as often as the autoencoder's
+    At ``tiny`` a patch is most of an abdomen. It cannot be halved as often as the autoencoder's
     reduction wants, which is left out.
     """
-    paper = named_recipe("wang2020", scale)
-    if scale != "tiny":
-        return paper
+    recipe = named_recipe("wang2020", scale)
+    if scale == "paper":
+        return recipe
+    recipe = dataclasses.replace(
+        recipe,
+        loss=dataclasses.replace(recipe.loss, log_dice=True, smooth=5.0),
+        optimizer=Optimizer("adamw", 5e-3, "cosine"),
+    )
+    if scale == "small":
+        return recipe
     patch = (48, 48, 48)
     return dataclasses.replace(
-        paper,
-        sampling=Sampling((6.0, 8.0, 8.0)),
+        recipe,
+        sampling=Sampling((6.0, 8.8, 8.8)),
         patch=patch,
         options={"vae": True, "vae_reduce": False, "filters": 8, "patch": list(patch)},
-        loss=dataclasses.replace(paper.loss, log_dice=True, smooth=5.0),
-        optimizer=Optimizer("adamw", 5e-3, "cosine"),
         batch=1,
-        steps_per_epoch=20,
-        foreground=0.9,
+        steps=240,
+        foreground=0.8,
     )
 
 

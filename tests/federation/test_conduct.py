@@ -217,8 +217,14 @@ def test_a_slow_site_is_waited_for_within_the_grace_and_left_behind_after_it(
         (lambda h, a: None if h["kind"] == "train" else update(1.0)(h, a), "failed"),
         (update(1.0, cases=-3), "refused: damaged"),
         (update(1.0, scores={"pancreas": 7.0}), "refused: damaged"),
+        (update(1.0, scores={"<b>": 0.5}), "refused: damaged"),
+        (update(1.0, annotated=["Jane Doe"]), "refused: damaged"),
+        (refusing("<b>\n"), "refused: damaged"),
     ],
-    ids=["nan", "infinite", "refused", "damaged", "failed", "negative-cases", "dice-of-7"],
+    ids=[
+        *("nan", "infinite", "refused", "damaged", "failed", "negative-cases", "dice-of-7"),
+        *("no-structure", "no-label", "no-code"),
+    ],
 )
 def test_a_bad_update_is_left_out_and_the_round_goes_on(
     bad: Answer, state: str, tmp_path: Path

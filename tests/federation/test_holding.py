@@ -27,7 +27,7 @@ def kept(number: int, value: float = 0.0) -> Kept:
         best=(0.5, number),
         history=[{"epoch": number, "loss": 0.5}],
     )
-    return Kept(number, checkpoint, {"w": filled}, {"w": -filled})
+    return Kept(number, checkpoint, {"w": filled}, {"w": -filled}, b"reply %d" % number)
 
 
 def own(number: int, score: float) -> Own:
@@ -52,6 +52,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert read.reference["w"].dtype == np.float32
     assert read.reference["w"].tolist() == [[1.5] * 3] * 2
     assert read.residual["w"].tolist() == [[-1.5] * 3] * 2
+    assert read.reply == b"reply 2"
     assert (read.checkpoint.step, read.checkpoint.best) == (20, (0.5, 2))
     assert read.checkpoint.history == [{"epoch": 2, "loss": 0.5}]
     assert read.checkpoint.optimizer["state"][0]["exp_avg"].tolist() == [[1.5] * 3] * 2
