@@ -131,7 +131,7 @@ def submit(args: argparse.Namespace) -> int:
     print(job_id, flush=True)
     if not args.wait:
         return 0
-    return 0 if follow(args.kit, job_id, Ticker()).state == "completed" else 1
+    return 0 if follow(args.kit, job_id, Ticker(job.rounds)).state == "completed" else 1
 
 
 def status(args: argparse.Namespace) -> int:
@@ -193,7 +193,8 @@ def local(args: argparse.Namespace) -> int:
         Home(name, args.out / name, tuple(map(Path, data)), args.out / "stores" / name, Policy())
         for name, *data in args.site
     ]
-    results = run_local(make_job(args), homes, args.out, Ticker())
+    job = make_job(args)
+    results = run_local(job, homes, args.out, Ticker(job.rounds))
     for path in sorted(results.iterdir()):
         print(path)
     return 0
@@ -205,7 +206,7 @@ def make_job(args: argparse.Namespace) -> Job:
     Raises:
         BadParameter: no such recipe, or flags that do not go together.
     """
-    from federation.job import Job
+    from federation.job import Job, scheduled
     from training.recipes import recipe
 
     path = Path(args.job)
@@ -214,18 +215,21 @@ def make_job(args: argparse.Namespace) -> Job:
         if given:
             raise BadParameter(f"{path.name} holds a whole job; leave {sorted(given)} away.")
         return Job.from_json(path.read_text())
-    named = recipe(args.job, args.scale)
     defaults = {field.name: field.default for field in dataclasses.fields(Job)}
-    epochs = given.get("local_epochs", defaults["local_epochs"])
-    rounds = given.get("rounds", defaults["rounds"])
-    steps = rounds * epochs * named.steps_per_epoch
-    return Job(named.name, dataclasses.replace(named, steps=steps), **given)
+    length = {name: given.get(name, defaults[name]) for name in ("rounds", "local_epochs")}
+    named = scheduled(recipe(args.job, args.scale), **length)
+    return Job(named.name, named, **given)
 
 
 class Ticker:
-    """Prints how a job goes on: a line for each change at a site."""
+    """Prints how a job goes on: a line for each change at a site.
 
-    def __init__(self) -> None:
+    Args:
+        rounds: of the job.
+    """
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
         self._state = ""
         self._lines: set[str] = set()
 
@@ -239,7 +243,7 @@ class Ticker:
         rounds = standing.history.rounds if standing.history else ()
         for made in rounds[-2:]:
             for entry in made.entries:
-                text = progress.line(made.number, 0, entry)
+                text = progress.line(made.number, self._rounds, entry)
                 if (key := f"{made.label} {text}") not in self._lines:
                     self._lines.add(key)
                     self._say(text)

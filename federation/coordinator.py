@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,68 +15,20 @@ from numpy.typing import NDArray
 
 from federation import message
 from federation.aggregate import Average
+from federation.answer import Facts, answer_of, norms_of
 from federation.codec import decode, encode_with_feedback
 from federation.job import Job
-from federation.parts import HEAD, Weights, moved, parts_of, rows_of, shared_weights, under
+from federation.parts import HEAD, moved, parts_of, rows_of, shared_weights, under
 from federation.privacy import statement
 from federation.progress import FAILED, LATE, TOOK_PART, TRAINING, WAITING, Entry, History, Round
 from federation.selection import Candidates
 from federation.strategies import options_of, strategy
 from imaging.errors import JobFailed, MessageRefused, UpdateRefused
 from imaging.files import sweep, whole_file
-from models.labels import BY_NAME
 from training.trainer import initial_network
 
 ROUNDS, MATRIX = "rounds.json", "matrix.json"
 _STATE = "state.bin"
-_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a site said of itself, as far as its policy lets it.
-
-    Attributes:
-        cases: that it trains on; 1 where it does not say.
-        annotated: structures of the recipe that it labels.
-        loss: mean of the round; ``None`` where there is none.
-        seconds: of its training and scoring.
-        scores: mean Dice by structure, 0 to 1.
-    """
-
-    cases: int = 1
-    annotated: tuple[str, ...] = ()
-    loss: float | None = None
-    seconds: float | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, raw: Mapping[str, Any]) -> Facts:
-        """The facts of a reply.
-
-        Raises:
-            UpdateRefused: values that cannot be.
-        """
-        try:
-            found = cls(
-                int(raw.get("cases", 1)),
-                tuple(map(str, raw.get("annotated", ()))),
-                None if raw.get("loss") is None else float(raw["loss"]),
-                None if raw.get("seconds") is None else float(raw["seconds"]),
-                {str(n): float(v) for n, v in raw.get("scores", {}).items()},
-            )
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UpdateRefused(f"The facts are none ({error}).", code="damaged") from error
-        numbers = [found.loss or 0.0, found.seconds or 0.0]
-        if (
-            found.cases < 1
-            or not {*found.annotated, *found.scores} <= set(BY_NAME)
-            or not all(math.isfinite(n) for n in numbers)
-            or numbers[1] < 0
-            or not all(0 <= v <= 1 for v in found.scores.values())
-        ):
-            raise UpdateRefused("The facts are out of range.", code="damaged")
-        return found
 
 
 class Coordinator:
@@ -141,7 +89,7 @@ class Coordinator:
         Raises:
             UpdateRefused: the site refused; its code is in the details.
         """
-        self.sites[site] = Facts.read(_done(body)[0]["facts"])
+        self.sites[site] = Facts.read(answer_of(body)[0]["facts"])
         self._holds.pop(site, None)
         self._note(site, WAITING)
 
@@ -178,11 +126,11 @@ class Coordinator:
         """
         base, self._holds[site] = self._holds.get(site), -1
         try:
-            header, arrays = _done(body)
+            header, arrays = answer_of(body)
             if (header.get("round"), header.get("attempt")) != (self.round, self.attempt):
                 raise UpdateRefused("The update belongs to another round.", code="late")
             facts = Facts.read(header["facts"])
-            norms = _norms(arrays)
+            norms = norms_of(arrays)
             weight = facts.cases if self.job.weighting == "cases" else 1
             update = decode(under("update/", arrays))
             self._average.add(update, weight, self._labelled(facts.annotated))
@@ -259,11 +207,11 @@ class Coordinator:
         Raises:
             UpdateRefused: the site refused, or scored what is no candidate.
         """
-        header, arrays = _done(body)
+        header, arrays = answer_of(body)
         if header.get("candidate") not in self.candidates.names:
             raise UpdateRefused(f"{site} scored what is no candidate.")
         facts = Facts.read(header["facts"])
-        self.candidates.scored(header["candidate"], site, facts.scores, _norms(arrays))
+        self.candidates.scored(header["candidate"], site, facts.scores, norms_of(arrays))
 
     def history(self) -> History:
         """The job so far."""
@@ -371,31 +319,3 @@ class Coordinator:
         softmax = self.job.recipe.activation == "softmax"
         named = [c for c, n in enumerate(self.job.recipe.outputs, softmax) if n in annotated]
         return frozenset([0, *named] if softmax else named)
-
-
-def _norms(arrays: Mapping[str, NDArray[Any]]) -> Weights:
-    """The site's normalisation layers, where it let them out."""
-    found = under("norms/", arrays)
-    return decode(found) if found else {}
-
-
-def _done(body: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """A site's answer.
-
-    Raises:
-        UpdateRefused: it is none, or the site's refusal.
-    """
-    try:
-        header, arrays = message.unpack(body)
-    except MessageRefused as error:
-        raise UpdateRefused(error.message, code="damaged") from error
-    if header.get("kind") == "refused":
-        code = header.get("code")
-        if not (isinstance(code, str) and _CODE.fullmatch(code)):
-            raise UpdateRefused("The site refused in no known way.", code="damaged")
-        if code == MessageRefused.code:
-            raise MessageRefused("The site could not read the request.")
-        raise UpdateRefused(f"The site refused: {code}.", code=code)
-    if header.get("kind") != "done" or not isinstance(header.get("facts"), dict):
-        raise UpdateRefused("The reply is no answer of a site.", code="damaged")
-    return header, arrays

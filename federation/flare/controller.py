@@ -26,7 +26,7 @@ from federation.flare.muster import GONE, VISIT
 from federation.flare.package import HISTORY, REPLY, REQUEST, TASK, read_job
 from imaging.errors import Cancelled, IsletError
 
-RESULTS = ("global.onnx", HISTORY, "matrix.json", "report.html")
+RESULTS = ("global.onnx", HISTORY, "matrix.json", "report.html", "report.png")
 """Files of a finished job that its coordinators are handed."""
 _LOG = logging.getLogger("islet.federation")
 _ROLL_CALL_S = 1.0

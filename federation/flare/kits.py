@@ -35,6 +35,12 @@ CONTROLLER = "federation.flare.controller.IsletController"
 EXECUTOR = "federation.flare.executor.IsletExecutor"
 _GUARD = {"id": "guard", "path": "federation.flare.guard.Guard", "args": {}}
 _MUSTER = {"id": "muster", "path": "federation.flare.muster.Muster", "args": {}}
+# A job waits for its sites as long as it takes, and is looked at often.
+_PATIENT = {
+    "max_schedule_count": 10**9,
+    "min_schedule_interval": 2.0,
+    "max_schedule_interval": 10.0,
+}
 _SITE_LOG_STREAMER = "site_log_streamer"
 # A site beats every 4 s (processes.py); one that was silent for so long is taken for gone.
 _SILENCE_S = 60
@@ -252,6 +258,8 @@ def _template(local: Path) -> dict[str, Any]:
 def _server_resources(raw: dict[str, Any], members: Project) -> dict[str, Any]:
     server = raw["servers"][0]
     server |= {"max_num_clients": members.max_sites, "heart_beat_timeout": _SILENCE_S}
+    parts = {part["id"]: part for part in raw["components"]}
+    parts["job_scheduler"]["args"] |= _PATIENT
     raw["components"] += [_MUSTER, _GUARD]
     return raw
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,7 +47,10 @@ def run_local(
         FederationError: the processes do not come up.
     """
     kits = make_kits(homes, out / "kits")
-    with running(kits, [home.name for home in homes]):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(serving(kits))
+        for home in homes:
+            stack.enter_context(party(kits / home.name, "site"))
         kit, results = kits / COORDINATOR, out / "results"
         with coordinator(kit) as session:
             job_id = session.submit(job)
@@ -60,17 +63,28 @@ def run_local(
     return results
 
 
-def make_kits(homes: Sequence[Home], kits: Path) -> Path:
-    """Kits of a federation on loopback, with the sites' homes in them."""
+def make_kits(
+    homes: Sequence[Home],
+    kits: Path,
+    coordinators: Mapping[str, str] | None = None,
+    max_sites: int | None = None,
+) -> Path:
+    """Kits of a federation on loopback, with the sites' homes in them.
+
+    Args:
+        homes: the sites.
+        kits: folder for the kits; what it holds is lost with its ports and certificates.
+        coordinators: their roles, by default one lead.
+        max_sites: by default as many as there are homes.
+    """
     port, admin_port = _free_ports()
     project = {
         "name": "local",
         "server": {"host": "localhost", "port": port, "admin_port": admin_port},
         "sites": [home.name for home in homes],
-        "coordinators": {COORDINATOR: "lead"},
-        "max_sites": len(homes),
+        "coordinators": dict(coordinators or {COORDINATOR: "lead"}),
+        "max_sites": max_sites or len(homes),
     }
-    # Its ports and certificates are this run's alone.
     shutil.rmtree(kits, ignore_errors=True)
     kits.mkdir(parents=True)
     path = kits / "project.yml"
@@ -82,23 +96,20 @@ def make_kits(homes: Sequence[Home], kits: Path) -> Path:
 
 
 @contextmanager
-def running(kits: Path, sites: Sequence[str]) -> Iterator[None]:
-    """Run the server and the sites until the block ends; entered once the server answers.
+def serving(kits: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the server of such kits until the block ends; entered once it answers.
 
     Raises:
-        FederationError: it did not, within a minute and a half.
+        FederationError: it ended, or did not answer within a minute and a half.
     """
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(_process(kits / "server", "server"))
-        _await_server(kits / COORDINATOR, server)
-        for site in sites:
-            stack.enter_context(_process(kits / site, "site"))
-        yield
+    with party(kits / "server", "server") as process:
+        _await_server(kits / COORDINATOR, process)
+        yield process
 
 
 @contextmanager
-def _process(kit: Path, kind: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A supervisor of its own for a kit, as on a machine of its own."""
+def party(kit: Path, kind: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a kit's server or site until the block ends, by the command that a hospital uses."""
     command = [sys.executable, "-m", "islet", "federate", kind, "--kit", str(kit)]
     with (kit / _OUTPUT).open("ab") as output:
         process = subprocess.Popen(

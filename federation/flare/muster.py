@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import RunProcessKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_def import Job, JobMetaKey, RunStatus
+from nvflare.apis.job_def import SERVER_SITE_NAME, Job, JobMetaKey, RunStatus
 from nvflare.apis.job_scheduler_spec import DispatchInfo
 from nvflare.private.admin_defs import Message, MsgHeader, ReturnCode
 from nvflare.private.defs import ClientStatusKey, TrainingTopic
@@ -37,7 +37,7 @@ _ANSWER_S = 10.0
 # How often a site is asked whether its process runs; one that ends again and again waits longer.
 _LOOK_S = 5.0
 _LONGEST_WAIT_S = 300.0
-_REVIVED = (RunStatus.RUNNING, RunStatus.DISPATCHED)
+_ALIVE = (RunStatus.RUNNING, RunStatus.DISPATCHED)
 
 
 class Muster(FLComponent):  # type: ignore[misc]
@@ -47,42 +47,60 @@ class Muster(FLComponent):  # type: ignore[misc]
         super().__init__()
         self._engine: Any = None
         self._ended = threading.Event()
+        self._fallen: list[str] = []
         # By job and a site's token: when its process is looked at next, and the wait after that.
         self._looks: dict[tuple[str, str], tuple[float, float]] = {}
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Start and end with the server."""
         if event_type == EventType.SYSTEM_BOOTSTRAP:
-            # The engine's job runner starts after this event.
+            # Before the engine's job runner starts: what runs now, ran when the server died.
             self._engine = fl_ctx.get_engine()
-            self._revive(fl_ctx)
+            manager = self._engine.get_component(SystemComponents.JOB_MANAGER)
+            self._fallen = [j.job_id for j in manager.get_jobs_by_status(list(_ALIVE), fl_ctx)]
             threading.Thread(target=self._run, daemon=True).start()
         elif event_type == EventType.SYSTEM_END:
             self._ended.set()
 
-    def _revive(self, fl_ctx: FLContext) -> None:
-        """Submit again, under the same number, what ran when the server died."""
-        manager = self._engine.get_component(SystemComponents.JOB_MANAGER)
-        for job in manager.get_jobs_by_status(list(_REVIVED), fl_ctx):
-            _LOG.info("job %s ran when the server died; it goes on", job.job_id)
-            fresh = {
-                JobMetaKey.SCHEDULE_COUNT.value: 0,
-                JobMetaKey.LAST_SCHEDULE_TIME.value: 0.0,
-                JobMetaKey.SCHEDULE_HISTORY.value: [],
-            }
-            manager.update_meta(job.job_id, fresh, fl_ctx)
-            manager.set_status(job.job_id, RunStatus.SUBMITTED, fl_ctx)
-            # The engine's own mark on jobs that need no scheduling any more.
-            (Path(manager.job_uri(job.job_id)) / "scheduled").unlink(missing_ok=True)
-
     def _run(self) -> None:
         while not self._ended.wait(_TICK_S):
+            for job_id in list(self._fallen):
+                self._guarded(self._revive, job_id)
             for job_id in list(self._engine.run_processes):
-                try:
-                    self._call_roll(job_id)
-                except Exception:  # noqa: BLE001
-                    # A site or a job that goes meanwhile; the next roll is a second away.
-                    _LOG.exception("the roll of job %s could not be called", job_id)
+                self._guarded(self._call_roll, job_id)
+
+    def _guarded(self, step: Callable[[str], None], job_id: str) -> None:
+        try:
+            step(job_id)
+        except Exception:  # noqa: BLE001
+            # A site or a job that goes meanwhile; the next turn is a second away.
+            _LOG.exception("job %s could not be looked after", job_id)
+
+    def _revive(self, job_id: str) -> None:
+        """Submit a job again, under its number, once a site has put the old process away.
+
+        It is given to such sites alone: the engine fails a job that one site cannot start. The
+        others join it.
+        """
+        clients = list(self._engine.client_manager.get_clients().values())
+        idle = [client.name for client in clients if self._runs(job_id, client) is False]
+        if not idle:
+            return
+        _LOG.info("job %s ran when the server died; it goes on", job_id)
+        manager = self._engine.get_component(SystemComponents.JOB_MANAGER)
+        fresh = {
+            JobMetaKey.DEPLOY_MAP.value: {APP: [SERVER_SITE_NAME, *idle]},
+            JobMetaKey.MIN_CLIENTS.value: 1,
+            JobMetaKey.SCHEDULE_COUNT.value: 0,
+            JobMetaKey.LAST_SCHEDULE_TIME.value: 0.0,
+            JobMetaKey.SCHEDULE_HISTORY.value: [],
+        }
+        with self._engine.new_context() as fl_ctx:
+            manager.update_meta(job_id, fresh, fl_ctx)
+            # The engine's own mark on jobs that need no scheduling any more.
+            (Path(manager.job_uri(job_id)) / "scheduled").unlink(missing_ok=True)
+            manager.set_status(job_id, RunStatus.SUBMITTED, fl_ctx)
+        self._fallen.remove(job_id)
 
     def _call_roll(self, job_id: str) -> None:
         """Bring a job's participants to what is there now."""
