@@ -12,7 +12,7 @@ from imaging.errors import UpdateRefused
 
 
 class Average:
-    """A weighted mean of updates, in float64, so that the order of sites does not matter.
+    """A weighted mean of updates, in float64: the order of sites matters to its rounding alone.
 
     Args:
         shapes: of the tensors that every update has.

@@ -16,6 +16,8 @@ from federation.parts import Weights, under
 from imaging.errors import MessageRefused, UpdateRefused
 from models.labels import BY_NAME
 
+# More than any hospital has.
+_MOST_CASES = 10**9
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -52,11 +54,11 @@ class Facts:
                 None if raw.get("seconds") is None else float(raw["seconds"]),
                 {str(n): float(v) for n, v in raw.get("scores", {}).items()},
             )
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UpdateRefused(f"The facts are none ({error}).", code="damaged") from error
         numbers = [found.loss or 0.0, found.seconds or 0.0]
         if (
-            found.cases < 1
+            not 1 <= found.cases <= _MOST_CASES
             or not {*found.annotated, *found.scores} <= set(BY_NAME)
             or not all(math.isfinite(n) for n in numbers)
             or numbers[1] < 0
@@ -88,7 +90,22 @@ def answer_of(body: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     return header, arrays
 
 
-def norms_of(arrays: Mapping[str, NDArray[Any]]) -> Weights:
-    """The site's normalisation layers, where it let them out."""
+def norms_of(arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> Weights:
+    """The site's normalisation layers, where it let them out.
+
+    Args:
+        arrays: of an answer.
+        shapes: of the layers that the strategy keeps at the sites.
+
+    Raises:
+        UpdateRefused: another network's, or a variance below 0.
+    """
     found = under("norms/", arrays)
-    return decode(found) if found else {}
+    if not found:
+        return {}
+    norms = decode(found)
+    if {name: value.shape for name, value in norms.items()} != shapes:
+        raise UpdateRefused("The normalisation layers are another network's.", code="damaged")
+    if any(name.endswith("running_var") and (v < 0).any() for name, v in norms.items()):
+        raise UpdateRefused("A variance is below 0.", code="damaged")
+    return norms

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imaging.errors import BadParameter
+from imaging.errors import BadParameter, FederationError
 
 if TYPE_CHECKING:
     from federation.flare.coordinators import Standing
     from federation.job import Job
 
+GLOBAL = "global.onnx"
 Command = Callable[[argparse.Namespace], int]
 # Flags that are fields of a job; what is not given keeps the job's default.
 _FLAGS = (
@@ -178,8 +179,11 @@ def fetch(args: argparse.Namespace) -> int:
         for path in session.fetch(args.job, args.out):
             print(path)
     if args.publish:
-        model = default_store().publish(args.out / "global.onnx", ["global"])
-        print(f"published as {model.reference}")
+        model = args.out / GLOBAL
+        if not model.exists():
+            raise FederationError(f"Job {args.job} has no global model; its sites have their own.")
+        published = default_store().publish(model, ["global"])
+        print(f"published as {published.reference}")
     return 0
 
 

@@ -42,6 +42,7 @@ def conduct(
     """
     conductor = _Conductor(coordinator, exchange, clock)
     conductor.rounds(told)
+    conductor.gather_again()
     conductor.score_candidates()
     conductor.end()
 
@@ -93,6 +94,22 @@ class _Conductor:
                     f"sites in {attempt} attempts of {self._job.round_timeout_s:.0f} s; look at "
                     "the sites' logs."
                 )
+
+    def gather_again(self) -> None:
+        """Greet those that a server's last process knew, and who came back since the last round.
+
+        Waits for as many sites as make a round, as long as the grace.
+        """
+        start = self._clock()
+        while self._clock() - start < self._job.grace_s:
+            present = self._exchange.present()
+            settled = self._welcome.items() | self._refused.items()
+            if len(self._welcomed()) >= self._job.min_sites and present.items() <= settled:
+                return
+            self._meet()
+            reply = self._exchange.receive(_TURN_S)
+            if reply is not None:
+                self._take(reply)
 
     def score_candidates(self) -> None:
         """Have every site score every candidate that it has not scored."""
@@ -153,6 +170,8 @@ class _Conductor:
                 continue
             if self._greeted.get(site) != visit:
                 self._greet(site, visit)
+            elif self._coordinator.trained:
+                continue
             elif self._welcome.get(site) == visit and site not in self._asked:
                 self._ask(site)
         for site in set(self._asked) - set(present) - self._done:
@@ -261,5 +280,7 @@ class _Conductor:
             sites &= self._welcomed()
 
     def _say(self, site: str) -> None:
+        if self._coordinator.trained:
+            return
         number = self._coordinator.round + 1
         _LOG.info("%s", line(number, self._job.rounds, self._coordinator.entry(site)))

@@ -62,6 +62,8 @@ class Coordinator:
         # The master copy, and what the sites hold of it: the two differ by what rounding has not
         # sent yet.
         self._model = shared_weights(network, self._parts.shared)
+        norms = shared_weights(network, self._parts.norms)
+        self._norm_shapes = {name: value.shape for name, value in norms.items()}
         self.reference = dict(self._model)
         self._change: dict[str, NDArray[Any]] = {}
         self._holds: dict[str, int] = {}
@@ -124,13 +126,13 @@ class Coordinator:
             MessageRefused: the site lacks what the difference refers to; ask it again.
             UpdateRefused: anything else that must not join the round; the entry says why.
         """
-        base, self._holds[site] = self._holds.get(site), -1
+        base = self._holds.pop(site, None)
         try:
             header, arrays = answer_of(body)
             if (header.get("round"), header.get("attempt")) != (self.round, self.attempt):
                 raise UpdateRefused("The update belongs to another round.", code="late")
             facts = Facts.read(header["facts"])
-            norms = norms_of(arrays)
+            norms = norms_of(arrays, self._norm_shapes)
             weight = facts.cases if self.job.weighting == "cases" else 1
             update = decode(under("update/", arrays))
             self._average.add(update, weight, self._labelled(facts.annotated))
@@ -211,7 +213,8 @@ class Coordinator:
         if header.get("candidate") not in self.candidates.names:
             raise UpdateRefused(f"{site} scored what is no candidate.")
         facts = Facts.read(header["facts"])
-        self.candidates.scored(header["candidate"], site, facts.scores, norms_of(arrays))
+        norms = norms_of(arrays, self._norm_shapes)
+        self.candidates.scored(header["candidate"], site, facts.scores, norms)
 
     def history(self) -> History:
         """The job so far."""
@@ -222,9 +225,7 @@ class Coordinator:
             strategy=self.job.strategy,
             recipe=self.job.recipe.name,
             rounds=tuple(rounds),
-            matrix=self.candidates.matrix(self.cases, self.job.rule)
-            if self.candidates.names
-            else None,
+            matrix=self.candidates.matrix(self.cases, self.job.rule) if self.trained else None,
             privacy=statement(self.job.privacy, len(self._closed))[1]
             if self.job.privacy
             else "none",
@@ -255,7 +256,13 @@ class Coordinator:
         self.history().save(self.folder / ROUNDS)
 
     def _load(self) -> None:
-        header, arrays = message.unpack((self.folder / _STATE).read_bytes())
+        try:
+            header, arrays = message.unpack((self.folder / _STATE).read_bytes())
+        except MessageRefused as error:
+            raise JobFailed(
+                f"The state in {self.folder.name} is damaged ({error.message}); delete the folder "
+                "and submit the job again."
+            ) from error
         if header["job"] != self.job.to_json():
             raise JobFailed(f"{self.folder.name} holds another job; name a folder of its own.")
         self.round = header["round"]
@@ -263,8 +270,7 @@ class Coordinator:
         self._model = dict(under("model/", arrays))
         self.reference = dict(under("reference/", arrays))
         self._step.restore(under("step/", arrays))
-        self.candidates = Candidates(self.folder, header["candidates"])
-        self.candidates.restore(under("norms/", arrays))
+        self.candidates = Candidates(self.folder, header["candidates"], under("norms/", arrays))
         self._closed = list(History.from_json(header["history"]).rounds)
 
     def _resume_history(self) -> None:
@@ -307,7 +313,9 @@ class Coordinator:
         )
 
     def _note(self, site: str, state: str, **known: Any) -> None:
-        """What happened at a site; on disk at once, for whoever asks."""
+        """What happened at a site in a round; on disk at once, for whoever asks."""
+        if self.trained:
+            return
         blank = Entry(site, WAITING, None, None, None, 0, 0, {})
         entry = self._entries.get(site, blank)
         down = entry.down_bytes + known.pop("down_bytes", 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from federation.parts import Weights
 from imaging.errors import DataError
 from imaging.files import sweep, whole_file
+from training import checkpoint
 from training.checkpoint import Checkpoint
 
 _BEST = "best.pt"
@@ -54,10 +54,10 @@ class Own:
 
 
 class Holding:
-    """A folder with the last two rounds and the best model.
+    """A folder with the last two rounds of the site and its best model.
 
     Two, because a server that was killed may ask for the last round again, and then the one before
-    it is where that begins.
+    it, which is an older one where the site missed some, is where that begins.
 
     Args:
         folder: of this job and no other.
@@ -90,8 +90,9 @@ class Holding:
             "reply": torch.frombuffer(bytearray(kept.reply), dtype=torch.uint8),
         }
         _save(raw, self._path(kept.round))
+        older = [n for n in self._rounds() if n < kept.round]
         for number in self._rounds():
-            if number > kept.round or number < kept.round - 1:
+            if number not in (kept.round, *older[-1:]):
                 self._path(number).unlink()
 
     def best(self) -> Own | None:
@@ -111,7 +112,10 @@ class Holding:
         return self._folder / f"round-{number:06d}.pt"
 
     def _read(self, number: int) -> Kept:
-        raw = _load(self._path(number))
+        path = self._path(number)
+        raw = _load(path)
+        if {"round", "checkpoint", "reference", "residual", "reply"} != raw.keys():
+            raise DataError(f"{path} is no state of a job of this version; delete its folder.")
         return Kept(
             raw["round"],
             Checkpoint(**raw["checkpoint"]),
@@ -132,10 +136,9 @@ def _save(raw: dict[str, Any], path: Path) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        return checkpoint.read(path)
+    except DataError as error:
         raise DataError(
             f"{path} is no readable state of a job ({error}); delete the job's folder, the site "
             "then joins anew."
         ) from error
-    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from training.recipe import Recipe
 CODECS = ("fp32", "fp16", "int8")
 WEIGHTINGS = ("cases", "equal")
 RULES = ("mean", "equal", "worst")
+# A job's name is one of a folder, too.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # A site's name is a word that FLARE, a folder and an alias of the store (site-NAME) all take.
 _SITE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
@@ -34,7 +37,7 @@ class Privacy:
     delta: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not (self.clip > 0 and self.noise >= 0 and 0 < self.delta < 1):
+        if not (0 < self.clip < math.inf and 0 <= self.noise < math.inf and 0 < self.delta < 1):
             raise BadParameter(
                 "Privacy needs a positive clip, noise of 0 or more and a delta between 0 and 1, "
                 f"not {self.clip}, {self.noise} and {self.delta}."
@@ -86,6 +89,10 @@ class Job:
     rule: str = "mean"
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise BadParameter(
+                f"{self.name[:80]!r} is no name of a job; use letters, digits, points and hyphens."
+            )
         for field_name, allowed in (
             ("codec", CODECS),
             ("weighting", WEIGHTINGS),
@@ -104,6 +111,8 @@ class Job:
             raise BadParameter(f"max_sites {self.max_sites} is below min_sites {self.min_sites}.")
         if not (self.round_timeout_s > 0 and self.grace_s >= 0):
             raise BadParameter("round_timeout_s must be positive and grace_s not negative.")
+        if self.label_aware and self.local_head:
+            raise BadParameter("A head that stays at its site is not averaged by label.")
         for site in self.recipes:
             check_site(site)
         for recipe in (self.recipe, *self.recipes.values()):
@@ -152,6 +161,21 @@ class Job:
             raise BadParameter(
                 f"All sites train one network; {recipe.name} has {recipe.architecture}, not "
                 f"{self.recipe.architecture}."
+            )
+        if recipe.pretrain:
+            raise BadParameter(
+                f"{recipe.name} starts from {recipe.pretrain}, which a federation does not train; "
+                "train it in one place."
+            )
+        if recipe.options != self.recipe.options:
+            raise BadParameter(
+                f"All sites train one network; {recipe.name} has it with {recipe.options}, not "
+                f"{self.recipe.options}."
+            )
+        if recipe.outputs != self.recipe.outputs and not self.local_head:
+            raise BadParameter(
+                f"{recipe.name} has the outputs {recipe.outputs}, not {self.recipe.outputs}; sites "
+                "that learn different structures need local_head."
             )
 
 

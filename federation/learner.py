@@ -14,12 +14,13 @@ from federation.home import Home
 from federation.job import Job
 from federation.parts import HEAD, Weights, parts_of, put, shared_weights
 from federation.strategies import Start, options_of, strategy
-from imaging.errors import Cancelled, DataError
+from imaging.errors import Cancelled, DataError, MessageRefused
 from training.cache import cached
 from training.cases import Case, load
 from training.datasets import open_dataset
 from training.evaluate import score_case
 from training.package import export_recipe, manifest_of, provenance_of, torch_scorer
+from training.runs import make_phantoms
 from training.trainer import Trainer
 
 # Where no data set names cases to validate on, every so many-th case for training is held back.
@@ -47,7 +48,8 @@ class Learner:
         self._train, self._validation = cases_of(home.data)
         cache = home.folder / "cache"
         prepared = [cached(case, self.recipe, cache) for case in self._train]
-        self._trainer = Trainer(self.recipe, prepared, device=home.device)
+        phantoms = make_phantoms(self.recipe)
+        self._trainer = Trainer(self.recipe, [*prepared, *phantoms], device=home.device)
         self._initial = self._trainer.network.state_dict()
         self._initial = {name: value.clone() for name, value in self._initial.items()}
         known = {name for case in prepared for name in case.annotated}
@@ -66,13 +68,12 @@ class Learner:
             number: of the round, from 0.
             received: all shared tensors.
             kept: the site after its last round before this one.
+
+        Raises:
+            MessageRefused: tensors of another network.
         """
-        if kept is None:
-            self._fresh()
-        elif self._after != kept.round:
-            self._trainer.restore(kept.checkpoint)
-        self._after = None
-        put(self._trainer.network, received)
+        self._go_back_to(kept)
+        self._put(received)
         self._received = received
         # A site that missed rounds goes on at the job's place in the schedule.
         self._trainer.step = number * self._job.local_epochs * self.recipe.steps_per_epoch
@@ -80,10 +81,8 @@ class Learner:
 
     def show(self, received: Weights, kept: Kept | None) -> None:
         """Put a candidate in, to be scored; the site's own tensors as after its last round."""
-        if kept is not None and self._after != kept.round:
-            self._trainer.restore(kept.checkpoint)
-        self._after = None
-        put(self._trainer.network, received)
+        self._go_back_to(kept)
+        self._put(received)
 
     def train(self, stop: Callable[[], bool]) -> float:
         """The round's epochs; returns their mean loss.
@@ -152,10 +151,21 @@ class Learner:
         export_recipe(network.cpu().eval(), self.recipe, provenance, path)
         return path
 
-    def _fresh(self) -> None:
-        """Forget all training."""
-        self._trainer.network.load_state_dict(self._initial)
-        self._trainer.forget()
+    def _go_back_to(self, kept: Kept | None) -> None:
+        """The training as it was after a round; ``None`` forgets all of it."""
+        if kept is None:
+            self._trainer.network.load_state_dict(self._initial)
+            self._trainer.forget()
+        elif self._after != kept.round:
+            self._trainer.restore(kept.checkpoint)
+        self._after = None
+
+    def _put(self, received: Weights) -> None:
+        state = self._trainer.network.state_dict()
+        wanted = {name: tuple(state[name].shape) for name in self._parts.shared}
+        if {name: value.shape for name, value in received.items()} != wanted:
+            raise MessageRefused("The server's tensors are not those of the job's network.")
+        put(self._trainer.network, received)
 
     def _penalty(self, number: int) -> Callable[..., torch.Tensor] | None:
         made = strategy(self._job.strategy).penalty

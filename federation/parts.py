@@ -56,7 +56,8 @@ def parts_of(network: nn.Module, architecture: str, keeps: Iterable[str] = ()) -
     """Sort a network's tensors.
 
     Normalisation layers are found by their type: names lie (MONAI calls them ``adn.N``). Counters
-    (integers) never travel, they are no average of anything.
+    (integers) never travel, they are no average of anything. A tensor that a network has under
+    several names (MONAI's DynUNet names every layer twice) goes by the first alone.
 
     Args:
         network: built from the architecture.
@@ -72,7 +73,8 @@ def parts_of(network: nn.Module, architecture: str, keeps: Iterable[str] = ()) -
         )
     of_norms = _names_of_norms(network)
     kept_norms = of_norms if NORMS in keeps else frozenset[str]()
-    floating = [n for n, t in network.state_dict().items() if t.is_floating_point()]
+    firsts = {n for n, _ in (*network.named_parameters(), *network.named_buffers())}
+    floating = [n for n, t in network.state_dict().items() if n in firsts and t.is_floating_point()]
     shared = tuple(
         n for n in floating if n not in kept_norms and not (HEAD in keeps and is_head(n))
     )

@@ -125,7 +125,7 @@ class Matrix:
         sites: who scored.
         scores: mean Dice, 0 to 1, by candidate, site and structure. A site has only what it labels;
             one that did not answer is missing.
-        cases: validation cases by site.
+        cases: training cases by site, the weights of means over sites.
         chosen: the candidate that is the global model.
         rule: that chose it, of ``federation.job.RULES``.
     """

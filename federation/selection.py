@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from federation import message
 from federation.parts import Weights
@@ -25,14 +26,22 @@ class Candidates:
 
     Args:
         folder: of the job's server.
-        state: of :meth:`state`, to go on with.
+        state, arrays: of :meth:`state` and :meth:`arrays`, to go on with.
     """
 
-    def __init__(self, folder: Path, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        state: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
         self._folder = folder / "candidates"
         self._names: list[str] = list(state["names"]) if state else []
         self._scores: dict[str, dict[str, Scores]] = dict(state["scores"]) if state else {}
-        self._norms: dict[str, dict[str, Weights]] = {}
+        self._norms: dict[str, dict[str, Weights]] = {name: {} for name in self._names}
+        for key, value in (arrays or {}).items():
+            candidate, site, name = key.split("/", 2)
+            self._norms[candidate].setdefault(site, {})[name] = value
 
     @staticmethod
     def name(rounds: int) -> str:
@@ -58,7 +67,8 @@ class Candidates:
 
     def scored(self, name: str, site: str, scores: Mapping[str, float], norms: Weights) -> None:
         """Keep what a site says: Dice by structure, and its normalisation layers at that time."""
-        self._scores[name][site] = dict(scores)
+        if scores or site not in self._scores[name]:
+            self._scores[name][site] = dict(scores)
         if norms:
             self._norms[name][site] = norms
 
@@ -103,13 +113,6 @@ class Candidates:
             for site, norms in sites.items()
             for name, value in norms.items()
         }
-
-    def restore(self, arrays: Weights) -> None:
-        """Go on with kept :meth:`arrays`."""
-        self._norms = {name: {} for name in self._names}
-        for key, value in arrays.items():
-            candidate, site, name = key.split("/", 2)
-            self._norms[candidate].setdefault(site, {})[name] = value
 
 
 def _value(scores: Mapping[str, Scores], cases: Mapping[str, int], rule: str) -> float:

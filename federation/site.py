@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ class Site:
             }
             if header.get("kind") not in answers:
                 raise MessageRefused(f"There is no request {str(header.get('kind'))[:40]!r}.")
+            _check(header)
             self.home.policy.check(self.job, self.home.name)
             torch.set_num_threads(self.home.threads)
             facts, tensors = answers[header["kind"]](header, arrays, stop)
@@ -183,6 +185,26 @@ class Site:
             sent = encode(norms, self.job.codec)
             found |= {f"norms/{name}": values for name, values in sent.items()}
         return found
+
+
+# What a request of a kind needs besides.
+_NEEDED: Mapping[str, Mapping[str, type | UnionType]] = {
+    "hello": {},
+    "train": {"round": int, "attempt": int, "base": int | None, "score": bool},
+    "score": {"candidate": str, "base": int | None},
+    "finish": {"chosen": str},
+}
+
+
+def _check(header: Mapping[str, Any]) -> None:
+    """Refuse a request that lacks something, before any work.
+
+    Raises:
+        MessageRefused: names it.
+    """
+    for name, kind in _NEEDED[header["kind"]].items():
+        if name not in header or not isinstance(header[name], kind):
+            raise MessageRefused(f"The request {header['kind']} needs {name}, as {kind}.")
 
 
 def _echo(header: Mapping[str, Any]) -> dict[str, Any]:

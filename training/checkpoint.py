@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,28 @@ def load(path: Path) -> Checkpoint:
         DataError: missing, cut short, or holding anything else.
     """
     try:
-        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        return Checkpoint(**read(path))
+    except TypeError as error:
+        raise DataError(
+            f"{path} is no checkpoint of this version ({error}); train again."
+        ) from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read what ``torch.save`` wrote; only tensors and plain values are unpickled.
+
+    Raises:
+        DataError: missing, cut short, damaged, or holding anything else.
+    """
+    try:
+        # Torch takes flipped bits for weights; the archive has a checksum of each tensor.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise DataError(f"{path} is damaged at {damaged}; restore it or train again.")
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise DataError(f"{path} is no readable checkpoint ({error}); train again.") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is no checkpoint; name one.")
+    return found

@@ -45,8 +45,8 @@ class Tasks:
 
     def __init__(self, controller: Controller, engine: Any, stop: Signal) -> None:
         self._controller, self._engine, self._stop = controller, engine, stop
-        self._replies: queue.Queue[tuple[str, Reply]] = queue.Queue()
-        self._standing: dict[str, tuple[str, Task]] = {}
+        self._replies: queue.Queue[tuple[Task, Reply]] = queue.Queue()
+        self._standing: dict[str, Task] = {}
         self._visits: dict[str, str] = {}
         self._called = -_ROLL_CALL_S
 
@@ -76,12 +76,10 @@ class Tasks:
             body = client_task.result.get(REPLY)
             client_task.result = None
             reply = Reply(site, visit, body if isinstance(body, bytes) else None)
-            self._replies.put((client_task.task.props["islet"], reply))
+            self._replies.put((client_task.task, reply))
 
         task = Task(TASK, data, before_task_sent_cb=sent, result_received_cb=received)
-        token = f"{site}-{time.monotonic_ns()}"
-        task.set_prop("islet", token)
-        self._standing[site] = (token, task)
+        self._standing[site] = task
         with self._engine.new_context() as fl_ctx:
             self._controller.send(task, fl_ctx, targets=[site])
 
@@ -90,16 +88,16 @@ class Tasks:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                token, reply = self._replies.get(timeout=max(0.0, deadline - time.monotonic()))
+                task, reply = self._replies.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 return None
-            if self._standing.get(reply.site, ("", None))[0] == token:
+            if self._standing.get(reply.site) is task:
                 del self._standing[reply.site]
                 return reply
 
     def withdraw(self, site: str) -> None:
         """Cancel the site's task."""
-        _, task = self._standing.pop(site, ("", None))
+        task = self._standing.pop(site, None)
         if task is not None:
             self._controller.cancel_task(task)
 

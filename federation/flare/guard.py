@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import FLContextKey, ProcessType
 from nvflare.apis.fl_context import FLContext
 
 from imaging.errors import FederationError
@@ -26,7 +29,8 @@ class Guard(FLComponent):  # type: ignore[misc]
     """Ends the process it lives in when the process that started it is gone.
 
     Every kit's ``resources.json`` names it, so that it lives in the engine's own processes, which
-    a supervisor starts, and in the job processes, which the engine starts.
+    a supervisor starts, and in the job processes, which the engine starts. A site that is told to
+    end says so to its server first.
     """
 
     def __init__(self) -> None:
@@ -36,7 +40,10 @@ class Guard(FLComponent):  # type: ignore[misc]
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Start watching with the first sign of life, which differs between the processes."""
-        del event_type, fl_ctx
+        if event_type == EventType.SYSTEM_START and _is_site(fl_ctx):
+            # Without a word the server would wait a minute for a site that was told to end.
+            leave = fl_ctx.get_engine().shutdown
+            signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=leave).start())
         if not self._watching:
             self._watching = True
             threading.Thread(target=self._watch, daemon=True).start()
@@ -46,6 +53,10 @@ class Guard(FLComponent):  # type: ignore[misc]
             time.sleep(_POLL_S)
         # Nobody is left to be told; what a job must keep is on disk after every step.
         os._exit(1)
+
+
+def _is_site(fl_ctx: FLContext) -> bool:
+    return bool(fl_ctx.get_prop(FLContextKey.PROCESS_TYPE) == ProcessType.CLIENT_PARENT)
 
 
 @contextmanager

@@ -49,8 +49,10 @@ def run_local(
     kits = make_kits(homes, out / "kits")
     with contextlib.ExitStack() as stack:
         stack.enter_context(serving(kits))
-        for home in homes:
-            stack.enter_context(party(kits / home.name, "site"))
+        sites = [stack.enter_context(party(kits / home.name, "site")) for home in homes]
+        for site in sites:
+            # All at once on the way out, and then each waited for.
+            stack.callback(site.terminate)
         kit, results = kits / COORDINATOR, out / "results"
         with coordinator(kit) as session:
             job_id = session.submit(job)

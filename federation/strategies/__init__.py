@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from federation.strategies.condist import CONDIST
@@ -33,7 +34,7 @@ def options_of(name: str, given: Mapping[str, float]) -> dict[str, float]:
     """A strategy's figures, those that are given in place of its defaults.
 
     Raises:
-        BadParameter: a figure that the strategy does not have.
+        BadParameter: a figure that the strategy does not have, or that none can be.
     """
     defaults = strategy(name).options
     unknown = sorted(set(given) - set(defaults))
@@ -41,4 +42,7 @@ def options_of(name: str, given: Mapping[str, float]) -> dict[str, float]:
         raise BadParameter(
             f"The strategy {name} has no {unknown}; it has {', '.join(defaults) or 'no figures'}."
         )
+    wrong = {name: v for name, v in given.items() if not (math.isfinite(v) and v >= 0)}
+    if wrong:
+        raise BadParameter(f"Figures of {name} are finite and not negative, not {wrong}.")
     return {**defaults, **given}

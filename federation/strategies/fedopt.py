@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from federation.parts import Weights
+from federation.parts import Weights, under
 from federation.strategies.strategy import Strategy
 
 
-class Momentum:
+class ServerOptimizer:
     """SGD with momentum; with ``beta2`` over 0 Adam without bias correction, as in the paper.
 
     Args:
@@ -36,8 +36,7 @@ class Momentum:
 
     def restore(self, state: Weights) -> None:
         """Go on with kept moments."""
-        for kind, kept in (("first/", self._first), ("second/", self._second)):
-            kept.update({k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)})
+        self._first, self._second = under("first/", state), under("second/", state)
 
     def _moved(self, name: str, value: np.ndarray) -> np.ndarray:
         beta, beta2 = self._options["momentum"], self._options["beta2"]
@@ -58,5 +57,5 @@ FEDOPT = Strategy(
     "fedopt",
     "Reddi et al. 2021",
     options={"lr": 1.0, "momentum": 0.6, "beta2": 0.0, "tau": 1e-3},
-    server=Momentum,
+    server=ServerOptimizer,
 )

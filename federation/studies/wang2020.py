@@ -9,15 +9,28 @@ from federation.studies.cohorts import Hospital
 from federation.studies.study import Arm, Model, Study, paced
 from federation.studies.tables import PANCREAS, TUMOR, table1
 from models.manifest import Sampling
+from training.phantoms import SiteStyle
 from training.recipe import Optimizer, Recipe, Scale
 from training.recipes import recipe as named_recipe
 
 # As in the paper, site 1 has healthy patients, thin slices and labels of the pancreas alone; site 2
-# has tumors and slices of 5 mm. That site 1 scans in the arterial phase, so that the two look
-# different, is a guess.
+# has tumors and slices of 5 mm. What else makes the paper's sites differ is open: here site 1
+# scans without contrast agent and site 2 in the portal phase (a guess).
+_VIEW_MM = 384.0
 _HOSPITALS = (
-    Hospital("c1", "d-arterial-noisy", (2.5, 4.0, 4.0), ("pancreas",)),
-    Hospital("c2", "b-thick-portal", (5.0, 4.0, 4.0), ("pancreas", "pancreas_tumor"), (36.0, 52.0)),
+    Hospital(
+        "c1",
+        SiteStyle("c1-unenhanced", 2.5, 512, _VIEW_MM, "none", 18, 0.5),
+        (2.5, 4.0, 4.0),
+        ("pancreas",),
+    ),
+    Hospital(
+        "c2",
+        SiteStyle("c2-portal", 5.0, 512, _VIEW_MM, "portal", 8, 1.0),
+        (5.0, 4.0, 4.0),
+        ("pancreas", "pancreas_tumor"),
+        tumor_mm=(40.0, 56.0),
+    ),
 )
 # The paper trains 10 epochs a round: 50 rounds make its recipe's 500 epochs (a guess).
 _PAPER_ROUNDS, _SHORT_ROUNDS = 50, 6
@@ -40,8 +53,9 @@ def _job(name: str, scale: Scale, seed: int, sites: int) -> Job:
 def _recipe(scale: Scale) -> Recipe:
     """The paper's recipe; below its scale, with what lets so few steps learn an organ at all.
 
-    At ``tiny`` a patch is most of an abdomen. It cannot be halved as often as the autoencoder's
-    reduction wants, which is left out.
+    At ``tiny`` a patch is a whole abdomen, about a slice that shows the pancreas: where in the
+    body it lies is soon learned. It cannot be halved as often as the autoencoder's reduction
+    wants, which is left out.
     """
     recipe = named_recipe("wang2020", scale)
     if scale == "paper":
@@ -56,12 +70,13 @@ def _recipe(scale: Scale) -> Recipe:
     patch = (48, 48, 48)
     return dataclasses.replace(
         recipe,
-        sampling=Sampling((6.0, 8.8, 8.8)),
+        sampling=Sampling((6.0, 8.0, 8.0)),
         patch=patch,
         options={"vae": True, "vae_reduce": False, "filters": 8, "patch": list(patch)},
         batch=1,
         steps=240,
-        foreground=0.8,
+        foreground=0.0,
+        slab=8,
     )
 
 

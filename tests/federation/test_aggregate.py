@@ -42,7 +42,7 @@ def full(value: float) -> Weights:
 
 
 def test_the_weighted_mean_by_hand() -> None:
-    # (3 * 1 + 1 * 5) / 4
+    # Three times 1 and once 5 are 8, a quarter of which is 2.
     result = mean([(full(1), 3, ALL), (full(5), 1, frozenset())])
     assert result.keys() == SHAPES.keys()
     for name, value in result.items():

@@ -15,7 +15,7 @@ import pytest
 
 from federation import conduct as conducting
 from federation import message
-from federation.conduct import conduct
+from federation.conduct import conduct, conduct_rounds
 from federation.coordinator import Coordinator
 from federation.exchange import Reply
 from federation.job import Job
@@ -338,3 +338,18 @@ def test_every_site_scores_every_candidate_and_the_last_one_is_among_them(tmp_pa
     assert matrix.scores["round-2"] == {"c1": {"pancreas": 0.5}, "c2": {"pancreas": 0.5}}
     assert set(matrix.scores["round-1"]) == {"c1", "c2"}
     assert [kind for site, kind, _ in sites.asked if site == "c1"].count("score") == 1
+
+
+def test_a_server_that_was_killed_after_the_last_round_ends_the_job(tmp_path: Path) -> None:
+    sites = Sites({"c1": update(1.0), "c2": update(1.0)})
+    conduct_rounds(Coordinator(job(), tmp_path), sites)
+    sites.asked.clear()
+    # The sites come back one by one.
+    sites.leave("c2")
+    sites.at(5.0, lambda: sites.come("c2"))
+    coordinator = Coordinator(job(), tmp_path)
+    conduct(coordinator, sites)
+    for site in ("c1", "c2"):
+        kinds = [kind for s, kind, _ in sites.asked if s == site]
+        assert kinds == ["hello", "score", "finish"]
+    assert [made.number for made in coordinator.history().rounds] == [1, 2]

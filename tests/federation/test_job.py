@@ -74,6 +74,10 @@ def test_each_site_has_its_recipe() -> None:
         ({"local_epochs": 2}, "2 rounds of 2 epochs of 2 steps are 8 steps; tiny has 4"),
         ({"recipes": {"C 1": volumetric(**STEPS)}}, "'C 1' is no name of a site"),
         ({"recipes": {"c1": volumetric(steps=6, steps_per_epoch=2)}}, "are 4 steps; tiny has 6"),
+        ({"name": "../other"}, "'../other' is no name of a job"),
+        ({"name": ""}, "'' is no name of a job"),
+        ({"recipes": {"c1": volumetric(options={"filters": [4, 8]}, **STEPS)}}, "has it with"),
+        ({"recipes": {"c1": volumetric(outputs=("liver",), **STEPS)}}, "need local_head"),
         ({"recipes": {"c1": flat(**STEPS)}}, "tiny-flat has monet, not dynunet"),
     ],
 )
@@ -91,6 +95,7 @@ def test_no_rounds_are_refused() -> None:
 @pytest.mark.parametrize(
     "figures",
     [(0.0, 1.0, 1e-5), (-1.0, 1.0, 1e-5), (1.0, -0.1, 1e-5), (1.0, 1.0, 0.0), (1.0, 1.0, 1.0)]
+    + [(float("inf"), 1.0, 1e-5), (1.0, float("inf"), 1e-5)]
     + [tuple(float("nan") if i == j else 0.5 for j in range(3)) for i in range(3)],
 )
 def test_privacy_out_of_range_is_refused(figures: tuple[float, float, float]) -> None:

@@ -22,7 +22,7 @@ from training.recipes import RECIPES, recipe
 from training.trainer import initial_network
 
 # A recipe of each architecture.
-OF = {recipe(name, "tiny").architecture: recipe(name, "tiny") for name in reversed(RECIPES)}
+OF = {recipe(name, "tiny").architecture: recipe(name, "tiny") for name in RECIPES}
 
 
 @functools.cache

@@ -104,8 +104,7 @@ def test_another_process_goes_on(tmp_path: Path) -> None:
     candidates.scored("round-2", "c2", {"kidney": 0.2}, weights(6) | {"a/b": weights(7)["w"]})
     state, arrays = unpack(pack(candidates.state(), candidates.arrays()))
 
-    other = Candidates(tmp_path, state)
-    other.restore(arrays)
+    other = Candidates(tmp_path, state, arrays)
     assert other.matrix(CASES, "worst") == candidates.matrix(CASES, "worst")
     assert other.weights("round-2")["w"].tolist() == [2, 2, 2]
     assert other.norms("round-1").keys() == {"c1"}
