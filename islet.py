@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from federation.commands import add_commands as add_federation
 from imaging.errors import IsletError
 from imaging.version import VERSION
 
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serving(commands)
     _add_training(commands)
     _add_data(commands)
+    add_federation(commands)
     return parser
 
 

@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imaging.errors import BadParameter, FederationError
+from imaging.files import write_whole
 
 if TYPE_CHECKING:
     from federation.flare.coordinators import Standing
+    from federation.home import Home
     from federation.job import Job
+    from federation.progress import Round
+    from federation.studies import Study
 
 GLOBAL = "global.onnx"
+SCALES = ("tiny", "small", "paper")
 Command = Callable[[argparse.Namespace], int]
 # Flags that are fields of a job; what is not given keeps the job's default.
 _FLAGS = (
@@ -87,9 +92,20 @@ def add_commands(commands: Any) -> None:
     alone.set_defaults(command=local)
     _add_job(alone)
     alone.add_argument(
-        "--site", nargs="+", action="append", required=True, metavar=("NAME", "DIR"), help="a site"
+        "--site",
+        nargs="+",
+        action="append",
+        metavar=("NAME", "DIR"),
+        help="a site and its data sets (default: the phantom sites of the study of that name)",
     )
     alone.add_argument("-o", "--out", type=Path, required=True)
+
+    play = kinds.add_parser("simulate", help="a paper's study on phantom hospitals, in one process")
+    play.set_defaults(command=simulate)
+    play.add_argument("study", help="wang2020 or segviz")
+    play.add_argument("--scale", default="tiny", choices=SCALES, help="size of the training")
+    play.add_argument("--seed", type=int, default=0)
+    play.add_argument("-o", "--out", type=Path, required=True)
 
 
 def provision(args: argparse.Namespace) -> int:
@@ -193,15 +209,66 @@ def local(args: argparse.Namespace) -> int:
     from federation.home import Home
     from federation.policy import Policy
 
-    homes = [
-        Home(name, args.out / name, tuple(map(Path, data)), args.out / "stores" / name, Policy())
-        for name, *data in args.site
-    ]
-    job = make_job(args)
+    if args.site:
+        job, data = make_job(args), {name: map(Path, folders) for name, *folders in args.site}
+        homes = [
+            Home(name, args.out / name, tuple(data[name]), args.out / "stores" / name, Policy())
+            for name in data
+        ]
+    else:
+        job, homes = _phantom_sites(args)
     results = run_local(job, homes, args.out, Ticker(job.rounds))
     for path in sorted(results.iterdir()):
         print(path)
     return 0
+
+
+def simulate(args: argparse.Namespace) -> int:
+    """``islet federate simulate STUDY -o OUT``: the paper's table on phantoms, and a figure."""
+    from federation import studies
+    from training.reproduce import figure
+
+    study = _study(args.study)
+    report = studies.run(study, args.out, scale=args.scale, seed=args.seed, told=_tell)
+    print(report.text)
+    write_whole(args.out / f"{study.name}.md", f"{report.text}\n".encode())
+    figure.draw(report, report.text.partition(";")[0], args.out / f"{study.name}.png")
+    return 0
+
+
+def _tell(made: Round) -> None:
+    from federation.progress import TOOK_PART
+
+    took = [entry.site for entry in made.entries if entry.state == TOOK_PART]
+    text = f"round {made.label}: {', '.join(took)} took part, {made.seconds:.1f} s"
+    print(text, file=sys.stderr, flush=True)
+
+
+def _study(name: str) -> Study:
+    from federation.studies import STUDIES
+
+    if name not in STUDIES:
+        raise BadParameter(f"There is no study {name[:40]!r}; there are {', '.join(STUDIES)}.")
+    return STUDIES[name]
+
+
+def _phantom_sites(args: argparse.Namespace) -> tuple[Job, list[Home]]:
+    """The federation of a study, its sites' phantoms made."""
+    from federation.home import Home
+    from federation.policy import FACTS, Policy
+    from federation.studies.cohorts import write_sites
+
+    study, stores = _study(args.job), args.out / "stores"
+    if any(getattr(args, name) is not None for name in _fields()):
+        raise BadParameter("A study's job has its own figures; leave the flags, or give --site.")
+    arm = next(arm for arm in study.arms(args.scale, 0) if len(arm.sites) > 1)
+    folders = write_sites(study.hospitals, args.out / "data", 0)
+    # Everything may leave: the sites are phantoms.
+    policy = Policy(may_leave=FACTS)
+    return arm.job, [
+        Home(site, args.out / site, tuple(folders[h] for h in hospitals), stores / site, policy)
+        for site, hospitals in arm.sites.items()
+    ]
 
 
 def make_job(args: argparse.Namespace) -> Job:
@@ -263,9 +330,7 @@ def _fields() -> list[str]:
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", help="file of a job, or name of a recipe, e.g. wang2020")
-    parser.add_argument(
-        "--scale", default="paper", choices=("tiny", "small", "paper"), help="size of the training"
-    )
+    parser.add_argument("--scale", default="paper", choices=SCALES, help="size of the training")
     for flag, kind, said in _FLAGS:
         parser.add_argument(flag, type=kind, help=said)
     for flag, said in (

@@ -35,12 +35,23 @@ def loaded_by(*argv: str) -> set[str]:
     [("--help",), ("--version",)]
     + [
         (name, "--help")
-        for name in ("segment", "demo", "serve", "models", "train", "crossvalidate", "evaluate")
+        for name in (
+            *(
+                "segment",
+                "demo",
+                "serve",
+                "models",
+                "train",
+                "crossvalidate",
+                "evaluate",
+                "federate",
+            ),
+        )
     ],
     ids=" ".join,
 )
 def test_help_brings_in_no_floor(argv: tuple[str, ...]) -> None:
-    assert not loaded_by(*argv) & {*HEAVY, "serving", "models"}
+    assert not loaded_by(*argv) & {*HEAVY, "serving", "models", "nvflare"}
 
 
 def test_serving_brings_in_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +69,10 @@ def test_training_brings_in_no_serving(tmp_path: Path) -> None:
     modules = loaded_by("train", "nosuch", "--data", str(tmp_path), "-o", str(tmp_path))
     assert "training.commands" in modules
     assert "torch" in modules
-    assert not {m for m in modules if m.split(".")[0] in ("serving", "bentoml", "federation")}
+    assert not {m for m in modules if m.split(".")[0] in ("serving", "bentoml", "nvflare")}
+    # What the command line says of a federation, and no more.
+    named = {m for m in modules if m.split(".")[0] == "federation"}
+    assert named <= {"federation", "federation.commands"}
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,7 +80,9 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         islet.main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for name in ("segment", "demo", "serve", "models", "train", "crossvalidate", "evaluate"):
+    for name in (
+        *("segment", "demo", "serve", "models", "train", "crossvalidate", "evaluate", "federate"),
+    ):
         assert name in text
     assert "export" in text
     assert "phantom" in text

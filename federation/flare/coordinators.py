@@ -26,8 +26,10 @@ from nvflare.fuel.flare_api.api_spec import (
     SessionClosed,
     TargetType,
 )
-from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
+from nvflare.fuel.flare_api.flare_api import Session as EngineSession
+from nvflare.fuel.flare_api.flare_api import new_secure_session
 
+from federation.flare.home import STATE
 from federation.flare.package import HISTORY, TASK, write_package
 from federation.job import Job
 from federation.progress import History
@@ -37,7 +39,6 @@ _CONNECT_S = 15.0
 _ENDED = "FINISHED"
 _POLL_S = 2.0
 _PATIENCE_S = 600.0
-_STATE = "islet"
 _ENGINE_ERRORS = (
     AuthenticationError,
     InternalError,
@@ -69,10 +70,10 @@ class Standing:
     history: History | None = None
 
 
-class Coordinator:
+class Session:
     """A session of a coordinator with the server; use :func:`coordinator`."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: EngineSession) -> None:
         self._session = session
 
     def submit(self, job: Job) -> str:
@@ -124,7 +125,7 @@ class Coordinator:
         with tempfile.TemporaryDirectory() as folder:
             with _translated():
                 got = Path(self._session.download_job_result(job_id, folder))
-            results = [p for p in got.rglob(f"{_STATE}/*") if p.is_file()]
+            results = [p for p in got.rglob(f"{STATE}/*") if p.is_file()]
             if not results:
                 raise FederationError(
                     f"Job {job_id} left no results; `islet federate logs {job_id}` says why."
@@ -144,7 +145,7 @@ class Coordinator:
 
 
 @contextmanager
-def coordinator(kit: Path) -> Iterator[Coordinator]:
+def coordinator(kit: Path) -> Iterator[Session]:
     """A session with the server of a coordinator's kit.
 
     Raises:
@@ -164,7 +165,7 @@ def coordinator(kit: Path) -> Iterator[Coordinator]:
     with _translated(), redirect_stdout(io.StringIO()):
         session = new_secure_session(name, str(kit), timeout=_CONNECT_S)
     try:
-        yield Coordinator(session)
+        yield Session(session)
     finally:
         with suppress(*_ENGINE_ERRORS):
             session.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -126,7 +125,7 @@ def party(kit: Path, kind: str) -> Iterator[subprocess.Popen[bytes]]:
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_ENDS_WITHIN_S)
             process.kill()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imaging.errors import BadParameter
+from imaging.errors import BadParameter, DataError
 from imaging.files import write_whole
 from imaging.volume import Volume
 from imaging.writers.nifti import write_nifti
@@ -22,7 +22,8 @@ from training.phantoms import SiteStyle, make_phantom
 
 # Enough for a short training to learn an organ by, and few enough to be made in seconds. Sites
 # hold back every fifth training case to validate on.
-TRAIN, TEST = 10, 8
+TRAIN, TEST = 20, 8
+_PLACES = 20
 _PARTS = {"train": "Tr", "test": "Ts"}
 
 
@@ -58,6 +59,7 @@ class Hospital:
 
         Raises:
             BadParameter: another split.
+            DataError: a pancreas in which no tumor grows.
         """
         if split not in _PARTS:
             raise BadParameter(f"split must be one of {', '.join(_PARTS)}, not {split!r}.")
@@ -72,16 +74,7 @@ class Hospital:
         )
         image, labels = made.volume, made.labels
         if self.tumor_mm is not None:
-            rng = np.random.default_rng([seed, 1])
-            hu, marked, _ = plant(
-                image.array,
-                labels.array,
-                image.geometry.spacing,
-                "pancreas_tumor",
-                rng,
-                float(rng.uniform(*self.tumor_mm)),
-            )
-            image, labels = image.with_array(hu), labels.with_array(marked)
+            image, labels = _with_tumor(image, labels, self.tumor_mm, seed)
         return Loaded(name, image, labels, self.annotated)
 
 
@@ -109,6 +102,25 @@ def write_sites(hospitals: Sequence[Hospital], out: Path, seed: int) -> dict[str
 def held_out(folder: Path) -> list[Case]:
     """The cases of a data set that are for testing alone."""
     return [case for case in open_dataset(folder) if case.split == "test"]
+
+
+def _with_tumor(
+    image: Volume, labels: Volume, diameter_mm: tuple[float, float], seed: int
+) -> tuple[Volume, Volume]:
+    """The case with a tumor of the pancreas; in another place where none grows in the first."""
+    rng = np.random.default_rng([seed, 1])
+    for _ in range(_PLACES):
+        hu, marked, lesion = plant(
+            image.array,
+            labels.array,
+            image.geometry.spacing,
+            "pancreas_tumor",
+            rng,
+            float(rng.uniform(*diameter_mm)),
+        )
+        if lesion is not None:
+            return image.with_array(hu), labels.with_array(marked)
+    raise DataError(f"No tumor grows in the phantom of seed {seed}; choose another seed.")
 
 
 def _write(hospital: Hospital, folder: Path, seed: int) -> None:

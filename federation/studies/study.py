@@ -136,10 +136,7 @@ def train(
         DataError: the folder holds a training of other settings.
     """
     folder = out / arm.job.name
-    done = folder / _DONE
-    if done.exists():
-        if done.read_text(encoding="utf-8") != arm.job.to_json():
-            raise DataError(f"{folder} holds another training; name another folder with --out.")
+    if _ended(arm, folder):
         return
     # Everything may leave: the sites are phantoms.
     policy = Policy(may_leave=FACTS)
@@ -155,7 +152,7 @@ def train(
     ]
     notes = ("Made of phantoms, not of patients.",)
     simulate(arm.job, homes, folder / "server", workers=workers, told=told, notes=notes)
-    write_whole(done, arm.job.to_json().encode())
+    write_whole(folder / _DONE, arm.job.to_json().encode())
 
 
 def paced(recipe: Recipe, rounds: int, times: int = 1) -> tuple[Recipe, int]:
@@ -181,12 +178,27 @@ def model_path(model: Model, out: Path) -> Path:
 
 
 def _train_alone(arms: Sequence[Arm], folders: Mapping[str, Path], out: Path) -> None:
+    arms = [arm for arm in arms if not _ended(arm, out / arm.job.name)]
     if not arms:
         return
     # Processes, not threads: each seeds torch's one generator for its first weights.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(len(arms), os.cpu_count() or 1), mp_context=spawn) as pool:
         list(pool.map(functools.partial(train, folders=folders, out=out, workers=0), arms))
+
+
+def _ended(arm: Arm, folder: Path) -> bool:
+    """Whether a folder holds the end of the arm's training.
+
+    Raises:
+        DataError: it holds that of another one.
+    """
+    done = folder / _DONE
+    if not done.exists():
+        return False
+    if done.read_text(encoding="utf-8") != arm.job.to_json():
+        raise DataError(f"{folder} holds another training; name another folder with --out.")
+    return True
 
 
 def _scores(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from federation import commands
 from federation.flare.coordinators import Standing, coordinator
+from federation.flare.home import environment
 from federation.job import Job
 from federation.progress import TOOK_PART, TRAINING, Entry, History, Round
+from federation.studies import cohorts
 from imaging.errors import BadParameter, IsletError
 from tests.federation.sites import job
 
@@ -83,12 +87,31 @@ def test_a_change_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert all("2/5" in line for line in lines[1:])
 
 
+def test_a_study_has_its_own_job_and_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its phantoms take half a minute to make.
+    monkeypatch.setattr(
+        cohorts, "write_sites", lambda hospitals, out, _: {h.name: out / h.name for h in hospitals}
+    )
+    out = ("-o", str(tmp_path))
+    found, homes = commands._phantom_sites(parsed("local", "wang2020", "--scale", "tiny", *out))
+    assert [home.name for home in homes] == ["c1", "c2"]
+    assert [home.data for home in homes] == [
+        (tmp_path / "data" / "c1",),
+        (tmp_path / "data" / "c2",),
+    ]
+    assert found.min_sites == 2
+    with pytest.raises(BadParameter, match="--site"):
+        commands.local(parsed("local", "wang2020", "--rounds", "3", *out))
+
+
+@pytest.mark.parametrize("word", ["simulate", "local"])
+def test_an_unknown_study_is_refused(tmp_path: Path, word: str) -> None:
+    args = parsed(word, "starter", "-o", str(tmp_path))
+    with pytest.raises(BadParameter, match="wang2020, segviz"):
+        args.command(args)
+
+
 def test_the_command_line_needs_no_engine_to_start() -> None:
-    import subprocess
-    import sys
-
-    from federation.flare.home import environment
-
     code = "import sys, federation.commands; print({'nvflare', 'torch'} & set(sys.modules))"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(1), check=True

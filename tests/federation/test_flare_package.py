@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -12,13 +13,15 @@ from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 
 from federation.flare.kits import CONTROLLER, EXECUTOR
 from federation.flare.package import APP, read_job, write_package
+from federation.job import Privacy
 from imaging.errors import BadParameter, MessageRefused
 from tests.federation.sites import job
 
 
 def test_a_job_comes_out_as_it_went_in(tmp_path: Path) -> None:
-    # The engine would take braces for variables and nested names for components.
-    made = job(name="{SITE_NAME} of {x", options={}, rounds=3)
+    # As an argument the engine would take its braces for variables, its names for components.
+    common = job(rounds=3)
+    made = dataclasses.replace(common, recipes={"c1": common.recipe}, privacy=Privacy(1.0, 0.5))
     package = write_package(made, tmp_path)
     assert read_job(package / APP / "config") == made
 

@@ -1,16 +1,14 @@
 import dataclasses
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from federation.job import Job
 from federation.studies import STUDIES, run
 from federation.studies.cohorts import Hospital, held_out, write_sites
-from federation.studies.study import Arm, Model, Study, model_path, paced, train
+from federation.studies.study import Arm, Model, Study, model_path, paced
 from federation.studies.tables import (
     EXTERNAL_PAPER,
     PANCREAS,
@@ -26,8 +24,7 @@ from models.labels import BY_NAME
 from models.manifest import Sampling
 from models.onnxfile import read_manifest
 from tests.federation.sites import job as tiny_job
-from tests.federation.sites import write_blocks
-from tests.training.tiny import NAMES, volumetric
+from tests.training.tiny import volumetric
 from training.cases import load
 from training.datasets import open_dataset
 from training.evaluate import Score
@@ -38,9 +35,9 @@ _COARSE = (12.0, 12.0, 12.0)
 _SICK = Hospital(
     "c2",
     "b-thick-portal",
-    (8.0, 8.0, 8.0),
+    (6.0, 6.0, 6.0),
     ("pancreas", "pancreas_tumor"),
-    (60.0, 60.0),
+    (45.0, 45.0),
     train=2,
     test=1,
 )
@@ -227,66 +224,47 @@ def test_paced_keeps_the_length_of_a_recipe_as_near_as_whole_epochs_come() -> No
     assert paced(recipe, 50)[1] == 1
 
 
-def _jobs(scale: Any, seed: int) -> tuple[Arm, ...]:
+def _arms(scale: Any, seed: int) -> tuple[Arm, ...]:
     recipe = volumetric(seed=seed, scale=scale, sampling=Sampling(_COARSE))
-
-    def job(name: str, sites: int) -> Job:
-        return tiny_job(recipe, 2, name=name, min_sites=sites, max_sites=sites)
-
-    both: Mapping[str, tuple[str, ...]] = {"c1": ("c1",), "c2": ("c2",)}
-    return Arm(job("alone", 1), {"c1": ("c1",)}), Arm(job("both", 2), both)
+    job = tiny_job(recipe, 1, name="central", min_sites=1, max_sites=1)
+    return (Arm(job, {"one": ("c1", "c2")}),)
 
 
-def _texts(found: Any, about: str, kept: list[Any]) -> Report:
+def _kept(found: Any, about: str, kept: list[Any]) -> Report:
     kept.append(found)
     return Report(about, {})
 
 
 @pytest.mark.slow
-def test_an_arm_is_trained_once_from_all_its_sites_have(tmp_path: Path) -> None:
-    folders = {
-        site: write_blocks(tmp_path / "data" / site, 10 * i, 5, prefix=site)
-        for i, site in enumerate(("c1", "c2"), 1)
-    }
-    alone, both = _jobs("tiny", 0)
-    central = Arm(alone.job, {"central": ("c1", "c2")})
-    for arm in (central, both):
-        train(arm, folders, tmp_path, workers=0)
-    local = read_manifest(model_path(Model("alone", "central"), tmp_path)).provenance
-    assert local.scope == "local"
-    # Every fifth of the ten cases is held back.
-    assert sum(part["cases"] for part in local.data) == 8
-    whole = model_path(Model("both"), tmp_path)
-    assert read_manifest(whole).provenance.scope == "global"
-    assert read_manifest(whole).outputs == NAMES
-    before = whole.stat().st_mtime_ns
-    train(both, folders, tmp_path, workers=0)
-    assert whole.stat().st_mtime_ns == before
-    with pytest.raises(DataError, match="another training"):
-        train(_jobs("tiny", 1)[1], folders, tmp_path, workers=0)
-
-
-@pytest.mark.slow
-def test_a_study_scores_every_row_on_every_test_set(tmp_path: Path) -> None:
+def test_a_study_trains_once_and_scores_every_row_on_every_test_set(tmp_path: Path) -> None:
     kept: list[Any] = []
     names = ("pancreas", "kidney")
-    hospitals = tuple(
-        Hospital(n, "a-thin-portal", _COARSE, names, train=5, test=1) for n in ("c1", "c2")
-    )
+    local, whole = Model("central", "one"), Model("central")
     study = Study(
         name="small",
-        hospitals=hospitals,
-        arms=_jobs,
+        hospitals=tuple(
+            Hospital(n, "a-thin-portal", _COARSE, names, train=5, test=1) for n in ("c1", "c2")
+        ),
+        arms=_arms,
         rows={
-            "mixed": {"pancreas": Model("alone", "c1"), "kidney": Model("both", "c2")},
-            "whole": dict.fromkeys(names, Model("both")),
+            "mixed": {"pancreas": local, "kidney": whole},
+            "whole": dict.fromkeys(names, whole),
         },
         tests={"c1": names, "c2": ("pancreas",)},
-        report=functools.partial(_texts, kept=kept),
+        report=functools.partial(_kept, kept=kept),
     )
     report = run(study, tmp_path)
     assert report.text.startswith("Phantoms, not patients; cases to train and to test on: 5 and 1")
-    (found,) = kept
-    for row in ("mixed", "whole"):
-        assert [s.structure for s in found[row]["c1"]] == list(names)
-        assert [s.case for s in found[row]["c2"]] == ["c2-test-000"]
+    for found in kept[0].values():
+        assert [s.structure for s in found["c1"]] == list(names)
+        assert [s.case for s in found["c2"]] == ["c2-test-000"]
+    made = {model: read_manifest(model_path(model, tmp_path)) for model in (local, whole)}
+    assert [m.provenance.scope for m in made.values()] == ["local", "global"]
+    # Of the two hospitals' ten cases every fifth is held back.
+    assert sum(part["cases"] for part in made[local].provenance.data) == 8
+    before = model_path(whole, tmp_path).stat().st_mtime_ns
+    assert run(study, tmp_path) == report
+    assert kept[1] == kept[0]
+    assert model_path(whole, tmp_path).stat().st_mtime_ns == before
+    with pytest.raises(DataError, match="another training"):
+        run(study, tmp_path, seed=1)

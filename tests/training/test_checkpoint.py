@@ -56,7 +56,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, part: float) -> None:
     save(checkpoint(), path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
-    with pytest.raises(DataError, match="no .*checkpoint"):
+    with pytest.raises(DataError, match=r"no .*checkpoint"):
         load(path)
 
 
@@ -72,7 +72,7 @@ class _Code:
 
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save(dict(vars(checkpoint())) | {"recipe": _Code(tmp_path / "ran")}, tmp_path / "a.pt")
-    with pytest.raises(DataError, match="no .*checkpoint"):
+    with pytest.raises(DataError, match=r"no .*checkpoint"):
         load(tmp_path / "a.pt")
     assert not (tmp_path / "ran").exists()
 
@@ -80,7 +80,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [{"step": 3}, [1, 2], {"nonsense": 1}, torch.ones(3)])
 def test_other_contents_are_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(DataError, match="no .*checkpoint"):
+    with pytest.raises(DataError, match=r"no .*checkpoint"):
         load(tmp_path / "a.pt")
 
 
