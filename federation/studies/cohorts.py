@@ -18,11 +18,11 @@ from training.cases import Case, Loaded
 from training.datasets import open_dataset
 from training.datasets.layout import SOURCE
 from training.lesions import plant
-from training.phantoms import SiteStyle, make_phantom
+from training.phantoms import make_phantom
 
 # Enough for a short training to learn an organ by, and few enough to be made in seconds. Sites
 # hold back every fifth training case to validate on.
-TRAIN, TEST = 20, 8
+TRAIN, TEST = 10, 8
 _PLACES = 20
 _PARTS = {"train": "Tr", "test": "Ts"}
 
@@ -33,7 +33,7 @@ class Hospital:
 
     Attributes:
         name: of the site.
-        style: how it scans, or the name of one of ``training.phantoms.STYLES``.
+        style: of ``training.phantoms.STYLES``, how it scans.
         spacing_mm: of its scans (z, y, x).
         annotated: structures that it labels.
         tumor_mm: range of the diameters of a tumor of the pancreas that every patient has; healthy
@@ -43,7 +43,7 @@ class Hospital:
     """
 
     name: str
-    style: SiteStyle | str
+    style: str
     spacing_mm: tuple[float, float, float]
     annotated: tuple[str, ...]
     tumor_mm: tuple[float, float] | None = None

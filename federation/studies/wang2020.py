@@ -9,28 +9,15 @@ from federation.studies.cohorts import Hospital
 from federation.studies.study import Arm, Model, Study, paced
 from federation.studies.tables import PANCREAS, TUMOR, table1
 from models.manifest import Sampling
-from training.phantoms import SiteStyle
 from training.recipe import Optimizer, Recipe, Scale
 from training.recipes import recipe as named_recipe
 
 # As in the paper, site 1 has healthy patients, thin slices and labels of the pancreas alone; site 2
 # has tumors and slices of 5 mm. What else makes the paper's sites differ is open: here site 1
-# scans without contrast agent and site 2 in the portal phase (a guess).
-_VIEW_MM = 384.0
+# scans in the arterial phase and site 2 in the portal one (a guess).
 _HOSPITALS = (
-    Hospital(
-        "c1",
-        SiteStyle("c1-unenhanced", 2.5, 512, _VIEW_MM, "none", 18, 0.5),
-        (2.5, 4.0, 4.0),
-        ("pancreas",),
-    ),
-    Hospital(
-        "c2",
-        SiteStyle("c2-portal", 5.0, 512, _VIEW_MM, "portal", 8, 1.0),
-        (5.0, 4.0, 4.0),
-        ("pancreas", "pancreas_tumor"),
-        tumor_mm=(40.0, 56.0),
-    ),
+    Hospital("c1", "d-arterial-noisy", (2.5, 4.0, 4.0), ("pancreas",)),
+    Hospital("c2", "b-thick-portal", (5.0, 4.0, 4.0), ("pancreas", "pancreas_tumor"), (36.0, 52.0)),
 )
 # The paper trains 10 epochs a round: 50 rounds make its recipe's 500 epochs (a guess).
 _PAPER_ROUNDS, _SHORT_ROUNDS = 50, 6
@@ -69,7 +56,7 @@ def _recipe(scale: Scale) -> Recipe:
     patch = (48, 48, 48)
     return dataclasses.replace(
         recipe,
-        sampling=Sampling((6.0, 8.0, 8.0)),
+        sampling=Sampling((6.0, 8.8, 8.8)),
         patch=patch,
         options={"vae": True, "vae_reduce": False, "filters": 8, "patch": list(patch)},
         batch=1,

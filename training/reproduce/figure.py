@@ -11,7 +11,7 @@ from imaging.files import write_whole
 from training.reproduce.tables import Report
 
 # Colour-blind safe (Okabe and Ito).
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")
 
 
 def draw(report: Report, title: str, path: Path) -> None:
