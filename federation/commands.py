@@ -98,14 +98,16 @@ def add_commands(commands: Any) -> None:
         metavar=("NAME", "DIR"),
         help="a site and its data sets (default: the phantom sites of the study of that name)",
     )
-    alone.add_argument("-o", "--out", type=Path, required=True)
+    alone.add_argument("--seed", type=int, default=0, help="of the phantom sites")
+    alone.add_argument("-o", "--out", type=Path, default=Path("out"))
 
     play = kinds.add_parser("simulate", help="a paper's study on phantom hospitals, in one process")
     play.set_defaults(command=simulate)
     play.add_argument("study", help="wang2020 or segviz")
     play.add_argument("--scale", default="tiny", choices=SCALES, help="size of the training")
-    play.add_argument("--seed", type=int, default=0)
-    play.add_argument("-o", "--out", type=Path, required=True)
+    play.add_argument("--seeds", type=int, nargs="+", default=[0], help="one repetition each")
+    play.add_argument("--data", type=Path, help="real cases: a folder with one for each hospital")
+    play.add_argument("-o", "--out", type=Path, default=Path("out"))
 
 
 def provision(args: argparse.Namespace) -> int:
@@ -226,13 +228,19 @@ def local(args: argparse.Namespace) -> int:
 def simulate(args: argparse.Namespace) -> int:
     """``islet federate simulate STUDY -o OUT``: the paper's table on phantoms, and a figure."""
     from federation import studies
+    from models.store import default_store
     from training.reproduce import figure
 
     study = _study(args.study)
-    report = studies.run(study, args.out, scale=args.scale, seed=args.seed, told=_tell)
+    report = studies.run(
+        study, args.out, scale=args.scale, seeds=args.seeds, data=args.data, told=_tell
+    )
     print(report.text)
     write_whole(args.out / f"{study.name}.md", f"{report.text}\n".encode())
     figure.draw(report, report.text.partition(";")[0], args.out / f"{study.name}.png")
+    part = studies.repetition(args.out, args.seeds[0])
+    for model in studies.publish(study, part, default_store()):
+        print(f"published as {model.reference}")
     return 0
 
 
@@ -261,8 +269,8 @@ def _phantom_sites(args: argparse.Namespace) -> tuple[Job, list[Home]]:
     study, stores = _study(args.job), args.out / "stores"
     if any(getattr(args, name) is not None for name in _fields()):
         raise BadParameter("A study's job has its own figures; leave the flags, or give --site.")
-    arm = next(arm for arm in study.arms(args.scale, 0) if len(arm.sites) > 1)
-    folders = write_sites(study.hospitals, args.out / "data", 0)
+    arm = next(arm for arm in study.arms(args.scale, args.seed) if len(arm.sites) > 1)
+    folders = write_sites(study.hospitals, args.out / "data", args.seed)
     # Everything may leave: the sites are phantoms.
     policy = Policy(may_leave=FACTS)
     return arm.job, [

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,8 @@ class Coordinator:
             self._note(site, LATE if code == "late" else f"refused: {code}", up_bytes=len(body))
             raise UpdateRefused(f"{site}: {error.message}", code=code) from error
         self.sites[site], self._holds[site] = facts, self.round
+        now = time.monotonic()
+        self._busy.append((now - (facts.seconds or seconds), now))
         name = self.candidates.name(self.round)
         if name in self.candidates.names:
             self.candidates.scored(name, site, facts.scores, norms)
@@ -291,6 +295,8 @@ class Coordinator:
         shapes = {name: value.shape for name, value in self._model.items()}
         self._average = Average(shapes, self._rows)
         self._entries: dict[str, Entry] = {}
+        # When sites trained, from their own word and the arrival of their updates.
+        self._busy: list[tuple[float, float]] = []
         self._started = datetime.datetime.now(datetime.UTC)
 
     def _end_attempt(self) -> Round:
@@ -302,14 +308,14 @@ class Coordinator:
         """The attempt that is under way."""
         seconds = (datetime.datetime.now(datetime.UTC) - self._started).total_seconds()
         entries = tuple(self._entries[site] for site in sorted(self._entries))
-        longest = max((e.seconds or 0.0 for e in entries), default=0.0)
+        busy = sum(b - a for a, b in united(self._busy))
         return Round(
             self.round + 1,
             self.attempt,
             self._started.isoformat(timespec="seconds"),
             seconds,
             entries,
-            max(0.0, seconds - longest),
+            max(0.0, seconds - busy),
         )
 
     def _note(self, site: str, state: str, **known: Any) -> None:
@@ -327,3 +333,14 @@ class Coordinator:
         softmax = self.job.recipe.activation == "softmax"
         named = [c for c, n in enumerate(self.job.recipe.outputs, softmax) if n in annotated]
         return frozenset([0, *named] if softmax else named)
+
+
+def united(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans of time without their overlaps, in order."""
+    found: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found

@@ -64,7 +64,8 @@ class Job:
         grace_s: how long a round waits for the other sites once it has enough updates.
         codec: how differences travel: ``fp32``, ``fp16`` or ``int8`` (both with error feedback).
         privacy: noise on updates, or none.
-        score_every: rounds between two candidates for the global model; the last round's is one.
+        score_every: rounds between two candidates for the global model and for a site's own best;
+            the last round's are among them.
         rule: how the best candidate is chosen from the sites' scores: the case-weighted ``mean``,
             the ``equal`` mean, or the ``worst`` site's score.
     """

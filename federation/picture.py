@@ -72,7 +72,7 @@ def panels(history: History) -> dict[str, Figure]:
     with matplotlib.rc_context(_STYLE):
         if any(entry.dice for made in history.rounds for entry in made.entries):
             found["Dice of the global model that each site received"] = _dice(history)
-        if history.matrix is not None and history.matrix.scores:
+        if history.matrix is not None and scored_rows(history.matrix):
             found["Candidates for the global model, by site"] = _matrix(history.matrix)
         if history.rounds and history.sites:
             found["Who took part in which round"] = _participation(history)

@@ -129,7 +129,9 @@ class Site:
         if score:
             facts["scores"], norms = learner.scores(), learner.norms()
         facts["loss"] = learner.train(stop)
-        own = learner.judge_own(number, self._holding.best_score())
+        own = None
+        if (number + 1) % self.job.score_every == 0 or number + 1 == self.job.rounds:
+            own = learner.judge_own(number, self._holding.best_score())
         facts["seconds"] = time.monotonic() - started
         update, residual = self._encoded(learner.update(), kept.residual if kept else {})
         tensors = self._tensors(update, norms)

@@ -18,9 +18,10 @@ from federation.result import GLOBAL_MODEL
 from federation.simulate import simulate
 from federation.studies.cohorts import Hospital, held_out, write_sites
 from federation.studies.tables import Found
-from imaging.errors import DataError
+from imaging.errors import BadParameter, DataError
 from imaging.files import write_whole
 from models.onnxfile import read_manifest
+from models.store import Store, StoredModel
 from training.cases import load
 from training.evaluate import Score, score_case
 from training.package import onnx_scorer
@@ -29,6 +30,7 @@ from training.reproduce.tables import Report
 
 # What every party of an ended training was given; names the arm's folder as done.
 _DONE = "job.json"
+_PHANTOMS = "Made of phantoms, not of patients."
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def run(
     out: Path,
     *,
     scale: Scale = "tiny",
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
+    data: Path | None = None,
     told: Callable[[Round], None] | None = None,
 ) -> Report:
     """Make the hospitals, train every arm, score every model; what is there is not done again.
@@ -92,28 +95,56 @@ def run(
 
     Args:
         study: of ``federation.studies.STUDIES``.
-        out: folder of the data, the trainings and their models.
+        out: folder of the data, the trainings and their models, in ``out/seed-N``.
         scale: of the recipes.
-        seed: of patients and weights.
+        seeds: of patients and weights, one repetition each; their scores are pooled.
+        data: folder with a data set for each hospital, in folders of their names; phantoms are
+            made without one.
         told: called with every round of a federation that ended.
 
     Raises:
+        BadParameter: ``data`` lacks a hospital.
         DataError: the folder holds a training of other settings.
         JobFailed: see :func:`federation.conduct.conduct`.
     """
-    folders = write_sites(study.hospitals, out / "data", seed)
-    arms = study.arms(scale, seed)
-    _train_alone([arm for arm in arms if len(arm.sites) == 1], folders, out)
-    for arm in arms:
-        if len(arm.sites) > 1:
-            train(arm, folders, out, told=told)
-    found = {
-        row: {
-            test: _scores(models, folders[test], masks, out) for test, masks in study.tests.items()
-        }
-        for row, models in study.rows.items()
+    found: dict[str, dict[str, list[Score]]] = {
+        row: {test: [] for test in study.tests} for row in study.rows
     }
-    return study.report(found, _about(study, arms))
+    for seed in seeds:
+        part = repetition(out, seed)
+        folders = _folders(study, part, seed, data)
+        arms = study.arms(scale, seed)
+        notes = (_PHANTOMS,) if data is None else ()
+        _train_alone([a for a in arms if len(a.sites) == 1], folders, part, notes)
+        for arm in arms:
+            if len(arm.sites) > 1:
+                train(arm, folders, part, notes=notes, told=told)
+        for row, models in study.rows.items():
+            for test, masks in study.tests.items():
+                found[row][test] += _scores(models, folders[test], masks, part)
+    return study.report(found, _about(study, study.arms(scale, seeds[0])[0], seeds, data))
+
+
+def repetition(out: Path, seed: int) -> Path:
+    """The folder of one repetition of a study."""
+    return out / f"seed-{seed}"
+
+
+def publish(study: Study, part: Path, store: Store) -> list[StoredModel]:
+    """Put the models of a repetition's table into a store, each row's under its name in small
+    letters.
+
+    Args:
+        study: which one.
+        part: of :func:`repetition`.
+        store: to publish in; no model becomes ``live`` by this.
+    """
+    published = []
+    for row, models in study.rows.items():
+        alias = row.lower().replace(" ", "-")
+        for path in dict.fromkeys(model_path(model, part) for model in models.values()):
+            published.append(store.publish(path, [alias]))
+    return published
 
 
 def train(
@@ -122,6 +153,7 @@ def train(
     out: Path,
     *,
     workers: int | None = None,
+    notes: tuple[str, ...] = (),
     told: Callable[[Round], None] | None = None,
 ) -> None:
     """Train one arm; one that ended is left as it is, one that was stopped goes on.
@@ -130,7 +162,7 @@ def train(
         arm: what to train.
         folders: data set of each hospital.
         out: of the study; the arm has a folder of its name in it.
-        workers, told: as in :func:`federation.simulate.simulate`.
+        workers, notes, told: as in :func:`federation.simulate.simulate`.
 
     Raises:
         DataError: the folder holds a training of other settings.
@@ -138,7 +170,7 @@ def train(
     folder = out / arm.job.name
     if _ended(arm, folder):
         return
-    # Everything may leave: the sites are phantoms.
+    # Everything may leave: all of it is on this machine.
     policy = Policy(may_leave=FACTS)
     homes = [
         Home(
@@ -150,7 +182,6 @@ def train(
         )
         for site, hospitals in arm.sites.items()
     ]
-    notes = ("Made of phantoms, not of patients.",)
     simulate(arm.job, homes, folder / "server", workers=workers, told=told, notes=notes)
     write_whole(folder / _DONE, arm.job.to_json().encode())
 
@@ -177,14 +208,28 @@ def model_path(model: Model, out: Path) -> Path:
     )
 
 
-def _train_alone(arms: Sequence[Arm], folders: Mapping[str, Path], out: Path) -> None:
+def _train_alone(
+    arms: Sequence[Arm], folders: Mapping[str, Path], out: Path, notes: tuple[str, ...]
+) -> None:
     arms = [arm for arm in arms if not _ended(arm, out / arm.job.name)]
     if not arms:
         return
     # Processes, not threads: each seeds torch's one generator for its first weights.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(len(arms), os.cpu_count() or 1), mp_context=spawn) as pool:
-        list(pool.map(functools.partial(train, folders=folders, out=out, workers=0), arms))
+        one = functools.partial(train, folders=folders, out=out, workers=0, notes=notes)
+        list(pool.map(one, arms))
+
+
+def _folders(study: Study, part: Path, seed: int, data: Path | None) -> dict[str, Path]:
+    """The data set of each hospital."""
+    if data is None:
+        return write_sites(study.hospitals, part / "data", seed)
+    folders = {hospital.name: data / hospital.name for hospital in study.hospitals}
+    missing = [name for name, folder in folders.items() if not folder.is_dir()]
+    if missing:
+        raise BadParameter(f"{data} has no folder for {', '.join(missing)}; each holds a data set.")
+    return folders
 
 
 def _ended(arm: Arm, folder: Path) -> bool:
@@ -218,11 +263,13 @@ def _scores(
     ]
 
 
-def _about(study: Study, arms: Sequence[Arm]) -> str:
-    first = arms[0].job
+def _about(study: Study, arm: Arm, seeds: Sequence[int], data: Path | None) -> str:
     made = ", ".join(f"{h.train} and {h.test} of {h.name}" for h in study.hospitals)
+    what = f"Phantoms, not patients; cases to train and to test on: {made}"
+    if data is not None:
+        what = f"Cases of {', '.join(h.name for h in study.hospitals)}"
+    told = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     return (
-        f"Phantoms, not patients; cases to train and to test on: {made}. Scale "
-        f"{first.recipe.scale}, seed {first.recipe.seed}, {first.recipe.steps} steps a site in "
-        f"{first.rounds} rounds."
+        f"{what}. Scale {arm.job.recipe.scale}, {told}, {arm.job.recipe.steps} steps a site in "
+        f"{arm.job.rounds} rounds."
     )

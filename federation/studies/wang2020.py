@@ -20,7 +20,7 @@ _HOSPITALS = (
     Hospital("c2", "b-thick-portal", (5.0, 4.0, 4.0), ("pancreas", "pancreas_tumor"), (36.0, 52.0)),
 )
 # The paper trains 10 epochs a round: 50 rounds make its recipe's 500 epochs (a guess).
-_PAPER_ROUNDS, _SHORT_ROUNDS = 50, 6
+_PAPER_ROUNDS, _SHORT_ROUNDS = 50, 20
 
 
 def _job(name: str, scale: Scale, seed: int, sites: int) -> Job:
@@ -32,6 +32,7 @@ def _job(name: str, scale: Scale, seed: int, sites: int) -> Job:
         recipe=recipe,
         rounds=rounds,
         local_epochs=epochs,
+        score_every=max(1, rounds // 4),
         min_sites=sites,
         max_sites=sites,
     )
@@ -61,6 +62,7 @@ def _recipe(scale: Scale) -> Recipe:
         options={"vae": True, "vae_reduce": False, "filters": 8, "patch": list(patch)},
         batch=1,
         steps=240,
+        steps_per_epoch=12,
         foreground=0.8,
     )
 

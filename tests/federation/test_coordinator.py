@@ -10,7 +10,7 @@ import pytest
 
 from federation import message
 from federation.answer import Facts, norms_of
-from federation.coordinator import Coordinator
+from federation.coordinator import Coordinator, united
 from imaging.errors import MessageRefused, UpdateRefused
 from tests.federation.sites import job
 
@@ -63,3 +63,8 @@ def test_norms_of_another_network_are_refused(
 
 def test_norms_may_stay_at_their_site() -> None:
     assert norms_of({"update/w": np.zeros(1)}, {"n.bias": (2,)}) == {}
+
+
+def test_overlapping_spans_count_once() -> None:
+    assert united([(5, 6), (0, 2), (1, 3), (3, 4)]) == [(0, 4), (5, 6)]
+    assert united([]) == []

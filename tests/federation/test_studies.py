@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from federation.studies import STUDIES, run
+from federation.studies import STUDIES, publish, repetition, run
 from federation.studies.cohorts import Hospital, held_out, write_sites
 from federation.studies.study import Arm, Model, Study, model_path, paced
 from federation.studies.tables import (
@@ -23,6 +23,7 @@ from imaging.errors import BadParameter, DataError
 from models.labels import BY_NAME
 from models.manifest import Sampling
 from models.onnxfile import read_manifest
+from models.store import Store
 from tests.federation.sites import job as tiny_job
 from tests.training.tiny import volumetric
 from training.cases import load
@@ -258,13 +259,24 @@ def test_a_study_trains_once_and_scores_every_row_on_every_test_set(tmp_path: Pa
     for found in kept[0].values():
         assert [s.structure for s in found["c1"]] == list(names)
         assert [s.case for s in found["c2"]] == ["c2-test-000"]
-    made = {model: read_manifest(model_path(model, tmp_path)) for model in (local, whole)}
+    part = repetition(tmp_path, 0)
+    made = {model: read_manifest(model_path(model, part)) for model in (local, whole)}
     assert [m.provenance.scope for m in made.values()] == ["local", "global"]
     # Of the two hospitals' ten cases every fifth is held back.
-    assert sum(part["cases"] for part in made[local].provenance.data) == 8
-    before = model_path(whole, tmp_path).stat().st_mtime_ns
+    assert sum(found["cases"] for found in made[local].provenance.data) == 8
+    before = model_path(whole, part).stat().st_mtime_ns
     assert run(study, tmp_path) == report
     assert kept[1] == kept[0]
-    assert model_path(whole, tmp_path).stat().st_mtime_ns == before
+    assert model_path(whole, part).stat().st_mtime_ns == before
+    published = publish(study, part, Store(tmp_path / "store", behind=()))
+    assert [m.reference for m in published] == ["tiny@1", "tiny@2", "tiny@3"]
+    assert Store(tmp_path / "store", behind=()).aliases("tiny") == {"mixed": 2, "whole": 3}
+    (part / "central" / "job.json").write_text("{}")
     with pytest.raises(DataError, match="another training"):
-        run(study, tmp_path, seed=1)
+        run(study, tmp_path)
+
+
+def test_real_cases_need_a_folder_for_every_hospital(tmp_path: Path) -> None:
+    (tmp_path / "data" / "c1").mkdir(parents=True)
+    with pytest.raises(BadParameter, match="no folder for c2"):
+        run(STUDIES["wang2020"], tmp_path, data=tmp_path / "data")
