@@ -28,8 +28,9 @@ def finish(coordinator: Coordinator) -> bytes:
     """Choose, export and report; the last request to the sites.
 
     Writes ``global.onnx``, ``matrix.json`` and the report into the coordinator's folder. A job
-    whose heads stay at their sites has no global model, and neither has one whose normalisation
-    layers stay there and none of whose sites lets them out; its sites have theirs.
+    whose heads stay at their sites has no global model, and neither has one of a single site, or
+    one whose normalisation layers stay and none of whose sites lets them out; its sites have
+    theirs.
     """
     job, folder = coordinator.job, coordinator.folder
     matrix = coordinator.candidates.matrix(coordinator.cases, job.rule)
@@ -46,8 +47,8 @@ def finish(coordinator: Coordinator) -> bytes:
 def _export(coordinator: Coordinator, matrix: Matrix) -> Path | None:
     """The chosen model with its manifest, where the server has all of it."""
     job, name = coordinator.job, matrix.chosen
-    if job.local_head:
-        _LOG.info("heads stay at their sites: no global model is written")
+    if job.local_head or job.max_sites == 1:
+        _LOG.info("heads stay at their sites, or there is one site: no global model is written")
         return None
     network = initial_network(job.recipe)
     put(network, coordinator.candidates.weights(name))

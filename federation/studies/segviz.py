@@ -24,7 +24,7 @@ _HOSPITALS = (
     Hospital(_EXTERNAL, "e-late-sharp", (4.0, 4.0, 4.0), ORGANS, train=0),
 )
 # SegViz exchanges weights every 10 of 500 epochs.
-_PAPER_ROUNDS, _SHORT_ROUNDS = 50, 20
+_PAPER_ROUNDS, _SHORT_ROUNDS = 50, 16
 # Steps between two exchanges; with 40 the averages of so different sites were worth nothing.
 _SHORT_EPOCH = 10
 
@@ -44,6 +44,7 @@ def _recipe(name: str, scale: Scale, seed: int) -> Recipe:
     return dataclasses.replace(
         recipe,
         options={"filters": [8, 16, 32, 32, 64]},
+        steps=_SHORT_ROUNDS * _SHORT_EPOCH,
         steps_per_epoch=_SHORT_EPOCH,
         foreground=0.8,
     )
@@ -117,7 +118,7 @@ SEGVIZ = Study(
         "FedAvg": _own("fedavg"),
         "FedBN": _own("fedbn"),
         "ConDistFL": dict.fromkeys(ORGANS, Model("condist")),
-        "central": dict.fromkeys(ORGANS, Model("central")),
+        "central": dict.fromkeys(ORGANS, Model("central", "central")),
     },
     tests={_EXTERNAL: ORGANS},
     report=_report,

@@ -61,8 +61,8 @@ def _recipe(scale: Scale) -> Recipe:
         patch=patch,
         options={"vae": True, "vae_reduce": False, "filters": 8, "patch": list(patch)},
         batch=1,
-        steps=240,
-        steps_per_epoch=12,
+        steps=220,
+        steps_per_epoch=11,
         foreground=0.8,
     )
 

@@ -227,7 +227,7 @@ def test_paced_keeps_the_length_of_a_recipe_as_near_as_whole_epochs_come() -> No
 
 def _arms(scale: Any, seed: int) -> tuple[Arm, ...]:
     recipe = volumetric(seed=seed, scale=scale, sampling=Sampling(_COARSE))
-    job = tiny_job(recipe, 1, name="central", min_sites=1, max_sites=1)
+    job = tiny_job(recipe, 1, name="central", min_sites=1, max_sites=2)
     return (Arm(job, {"one": ("c1", "c2")}),)
 
 
