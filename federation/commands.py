@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GLOBAL = "global.onnx"
 SCALES = ("tiny", "small", "paper")
+TRACKERS = ("mlflow", "tensorboard")
 Command = Callable[[argparse.Namespace], int]
 # Flags that are fields of a job; what is not given keeps the job's default.
 _FLAGS = (
@@ -55,6 +56,8 @@ def add_commands(commands: Any) -> None:
     serve = kinds.add_parser("server", help="run the federation's server")
     serve.set_defaults(command=server)
     serve.add_argument("--kit", type=Path, required=True)
+    serve.add_argument("--track", nargs="+", choices=TRACKERS, help="curves; remembered in the kit")
+    serve.add_argument("--tracking-uri", help="MLflow's server or store")
 
     join = kinds.add_parser("site", help="take part with the cases of this machine")
     join.set_defaults(command=site)
@@ -107,6 +110,7 @@ def add_commands(commands: Any) -> None:
     play.add_argument("--scale", default="tiny", choices=SCALES, help="size of the training")
     play.add_argument("--seeds", type=int, nargs="+", default=[0], help="one repetition each")
     play.add_argument("--data", type=Path, help="real cases: a folder with one for each hospital")
+    play.add_argument("--track", nargs="+", choices=TRACKERS, default=[], help="curves")
     play.add_argument("-o", "--out", type=Path, default=Path("out"))
 
 
@@ -126,8 +130,11 @@ def provision(args: argparse.Namespace) -> int:
 
 def server(args: argparse.Namespace) -> int:
     """``islet federate server --kit KIT``: run until told to end."""
+    from federation.flare.home import write_tracking
     from federation.flare.processes import run, server_party
 
+    if args.track is not None:
+        write_tracking(args.kit, args.track, args.tracking_uri)
     return run(server_party(args.kit))
 
 
@@ -233,7 +240,13 @@ def simulate(args: argparse.Namespace) -> int:
 
     study = _study(args.study)
     report = studies.run(
-        study, args.out, scale=args.scale, seeds=args.seeds, data=args.data, told=_tell
+        study,
+        args.out,
+        scale=args.scale,
+        seeds=args.seeds,
+        data=args.data,
+        track=args.track,
+        told=_tell,
     )
     print(report.text)
     write_whole(args.out / f"{study.name}.md", f"{report.text}\n".encode())
@@ -285,19 +298,24 @@ def make_job(args: argparse.Namespace) -> Job:
     Raises:
         BadParameter: no such recipe, or flags that do not go together.
     """
-    from federation.job import Job, scheduled
+    from federation.job import Job, Privacy, scheduled
+    from federation.strategies import options_of
     from training.recipes import recipe
 
     path = Path(args.job)
     given = {name: getattr(args, name) for name in _fields() if getattr(args, name) is not None}
     if path.is_file():
-        if given:
-            raise BadParameter(f"{path.name} holds a whole job; leave {sorted(given)} away.")
+        if given or args.privacy or args.option:
+            raise BadParameter(f"{path.name} holds a whole job; leave the flags away.")
         return Job.from_json(path.read_text())
     defaults = {field.name: field.default for field in dataclasses.fields(Job)}
     length = {name: given.get(name, defaults[name]) for name in ("rounds", "local_epochs")}
     named = scheduled(recipe(args.job, args.scale), **length)
-    return Job(named.name, named, **given)
+    privacy = Privacy(*args.privacy) if args.privacy else None
+    job = Job(named.name, named, privacy=privacy, options=_options(args.option), **given)
+    # What is wrong with them is said here, not by a server that refuses to begin.
+    options_of(job.strategy, job.options)
+    return job
 
 
 class Ticker:
@@ -331,6 +349,14 @@ class Ticker:
         print(text, file=sys.stderr, flush=True)
 
 
+def _options(given: list[str]) -> dict[str, float]:
+    """A strategy's figures from NAME=VALUE."""
+    try:
+        return {name: float(value) for name, value in (pair.split("=") for pair in given)}
+    except ValueError as error:
+        raise BadParameter(f"Options are NAME=VALUE with a number, not {given}.") from error
+
+
 def _fields() -> list[str]:
     names = [flag[2:].replace("-", "_") for flag, _, _ in _FLAGS]
     return [*names, "label_aware", "local_head"]
@@ -341,6 +367,12 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", default="paper", choices=SCALES, help="size of the training")
     for flag, kind, said in _FLAGS:
         parser.add_argument(flag, type=kind, help=said)
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the strategy"
+    )
+    parser.add_argument(
+        "--privacy", type=float, nargs=3, metavar=("CLIP", "NOISE", "DELTA"), help="noisy updates"
+    )
     for flag, said in (
         ("--label-aware", "average a structure over the sites that label it"),
         ("--local-head", "the last layers stay at their site"),

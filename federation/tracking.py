@@ -7,12 +7,14 @@ called.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
+from federation.job import Job
 from federation.progress import TOOK_PART, Entry, Round
 from training.fit import Hook
 from training.tracking import Tracked, check_trackers, mlflow_run, tensorboard
@@ -66,6 +68,19 @@ def tracker(
             tell(made)
 
     return tell_all if told else None
+
+
+def tracker_of(
+    job: Job, out: Path, names: Sequence[str], uri: str | None = None
+) -> Callable[[Round], None] | None:
+    """A job's :func:`tracker`, with its settings.
+
+    Args:
+        job: what is trained.
+        out, names, uri: of :func:`tracker`.
+    """
+    fields = json.loads(job.to_json())
+    return tracker(names, out, job.name, uri, rounds=job.rounds, fields=fields)
 
 
 def _tensorboard(out: Path) -> Callable[[Round], None]:

@@ -21,7 +21,7 @@ from nvflare.widgets.info_collector import InfoCollector
 
 from federation.exchange import Reply
 from federation.flare.guard import held
-from federation.flare.home import STATE
+from federation.flare.home import STATE, read_tracking
 from federation.flare.muster import GONE, VISIT
 from federation.flare.package import HISTORY, REPLY, REQUEST, TASK, read_job
 from imaging.errors import Cancelled, IsletError
@@ -138,6 +138,7 @@ class IsletController(Controller):  # type: ignore[misc]
         # Torch takes seconds; the engine answers nobody while its components are imported.
         from federation.conduct import conduct
         from federation.coordinator import Coordinator
+        from federation.tracking import tracker_of
 
         engine = fl_ctx.get_engine()
         job_id, workspace = fl_ctx.get_job_id(), engine.get_workspace()
@@ -145,7 +146,12 @@ class IsletController(Controller):  # type: ignore[misc]
         try:
             with held(self._folder, _ORPHAN_S):
                 job = read_job(Path(workspace.get_app_config_dir(job_id)))
-                conduct(Coordinator(job, self._folder, job_id), Tasks(self, engine, abort_signal))
+                names, uri = read_tracking(Path(workspace.get_root_dir()))
+                conduct(
+                    Coordinator(job, self._folder, job_id),
+                    Tasks(self, engine, abort_signal),
+                    tracker_of(job, self._folder, names, uri),
+                )
         except Cancelled:
             _LOG.info("the job was aborted")
         except IsletError as error:

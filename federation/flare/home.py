@@ -21,6 +21,7 @@ STATE = "islet"
 """Folder of a kit, with one folder of state for each job."""
 _SETTINGS = Path("local") / "islet.json"
 _POLICY = Path("local") / "policy.toml"
+_TRACKING = Path("local") / "tracking.json"
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,29 @@ def read_home(kit: Path) -> Home:
         device=settings.device,
         threads=settings.threads,
     )
+
+
+def write_tracking(kit: Path, names: Sequence[str], uri: str | None) -> None:
+    """Keep in a server's kit where the curves of its jobs go."""
+    write_whole(kit / _TRACKING, json.dumps([list(names), uri]).encode() + b"\n")
+
+
+def read_tracking(kit: Path) -> tuple[tuple[str, ...], str | None]:
+    """Trackers and address of a server's kit; none where none were named.
+
+    Raises:
+        BadParameter: a damaged file.
+    """
+    path = kit / _TRACKING
+    if not path.exists():
+        return (), None
+    try:
+        names, uri = json.loads(path.read_text())
+        return tuple(map(str, names)), uri
+    except (ValueError, TypeError) as error:
+        raise BadParameter(
+            f"{path} is damaged ({error}); start the server with --track."
+        ) from error
 
 
 def environment(threads: int) -> dict[str, str]:

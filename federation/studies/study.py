@@ -18,6 +18,7 @@ from federation.result import GLOBAL_MODEL
 from federation.simulate import simulate
 from federation.studies.cohorts import Hospital, held_out, write_sites
 from federation.studies.tables import Found
+from federation.tracking import tracker_of
 from imaging.errors import BadParameter, DataError
 from imaging.files import write_whole
 from models.onnxfile import read_manifest
@@ -87,6 +88,7 @@ def run(
     scale: Scale = "tiny",
     seeds: Sequence[int] = (0,),
     data: Path | None = None,
+    track: Sequence[str] = (),
     told: Callable[[Round], None] | None = None,
 ) -> Report:
     """Make the hospitals, train every arm, score every model; what is there is not done again.
@@ -100,6 +102,7 @@ def run(
         seeds: of patients and weights, one repetition each; their scores are pooled.
         data: folder with a data set for each hospital, in folders of their names; phantoms are
             made without one.
+        track: of :data:`training.tracking.TRACKERS`, curves of every federation.
         told: called with every round of a federation that ended.
 
     Raises:
@@ -118,7 +121,7 @@ def run(
         _train_alone([a for a in arms if len(a.sites) == 1], folders, part, notes)
         for arm in arms:
             if len(arm.sites) > 1:
-                train(arm, folders, part, notes=notes, told=told)
+                train(arm, folders, part, notes=notes, track=track, told=told)
         for row, models in study.rows.items():
             for test, masks in study.tests.items():
                 found[row][test] += _scores(models, folders[test], masks, part)
@@ -154,6 +157,7 @@ def train(
     *,
     workers: int | None = None,
     notes: tuple[str, ...] = (),
+    track: Sequence[str] = (),
     told: Callable[[Round], None] | None = None,
 ) -> None:
     """Train one arm; one that ended is left as it is, one that was stopped goes on.
@@ -163,6 +167,7 @@ def train(
         folders: data set of each hospital.
         out: of the study; the arm has a folder of its name in it.
         workers, notes, told: as in :func:`federation.simulate.simulate`.
+        track: of :func:`run`.
 
     Raises:
         DataError: the folder holds a training of other settings.
@@ -182,7 +187,14 @@ def train(
         )
         for site, hospitals in arm.sites.items()
     ]
-    simulate(arm.job, homes, folder / "server", workers=workers, told=told, notes=notes)
+    tracked = tracker_of(arm.job, folder, track)
+
+    def tell(made: Round) -> None:
+        for hear in (tracked, told):
+            if hear is not None:
+                hear(made)
+
+    simulate(arm.job, homes, folder / "server", workers=workers, told=tell, notes=notes)
     write_whole(folder / _DONE, arm.job.to_json().encode())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import http.client
 import io
 import json
@@ -18,15 +19,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from federation import message
+from federation.site import Site
 from imaging.errors import ServiceFailed
 from imaging.writers.nifti import write_nifti
 from models.store import Store
 from serving import commands
 from serving.demo import post
 from serving.process import free_port, running, serve_command, serve_environment
-from tests.serving.tiny_model import boxes_ct, publish
+from tests.federation.sites import homes, job
+from tests.serving.tiny_model import CENTRES, boxes_ct, publish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -176,3 +181,25 @@ def _until(condition: object, seconds: float = 15) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come about in time"
         time.sleep(0.1)
+
+
+def test_what_a_federation_publishes_is_served_without_a_restart(
+    served: Served, tmp_path: Path
+) -> None:
+    """The last request of a job is met at the site whose store the running service follows."""
+    home = dataclasses.replace(homes(tmp_path)[0], store=served.store.root)
+    path = "/v1/segment?model=federated@global&output=json"
+    with served.ct.open("rb") as body:
+        assert post(served.port, path, body)[0] == 404
+    for round_ in (1, 2):
+        # Each job's model calls another value pancreas.
+        centres = {**CENTRES, "pancreas": 40.0 + 200 * (round_ - 1)}
+        model = publish(Store(tmp_path / "server", behind=()), tmp_path, "federated", 3, centres)
+        onnx = np.frombuffer(model.path.read_bytes(), np.uint8)
+        request = message.pack({"kind": "finish", "chosen": f"round-{round_}"}, {"onnx": onnx})
+        reply, _ = message.unpack(Site(job(), home, f"job-{round_}").handle(request))
+        assert reply["kind"] == "done"
+        with served.ct.open("rb") as body:
+            status, answer = post(served.port, path, body)
+        assert status == 200
+        assert json.loads(answer)["model"]["version"] == round_
