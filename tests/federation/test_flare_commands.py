@@ -12,7 +12,7 @@ import pytest
 from federation import commands
 from federation.flare.coordinators import Standing, coordinator
 from federation.flare.home import environment
-from federation.job import Job
+from federation.job import Job, Privacy
 from federation.progress import TOOK_PART, TRAINING, Entry, History, Round
 from federation.studies import cohorts
 from imaging.errors import BadParameter, IsletError
@@ -45,8 +45,19 @@ def test_without_flags_a_jobs_defaults_hold() -> None:
 def test_a_file_is_a_whole_job(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(job(rounds=4).to_json())
     assert made(str(tmp_path / "job.json")) == job(rounds=4)
-    with pytest.raises(BadParameter, match="rounds"):
-        made(str(tmp_path / "job.json"), "--rounds", "2")
+    for flags in (("--rounds", "2"), ("--option", "mu=1"), ("--privacy", "1", "1", "1e-5")):
+        with pytest.raises(BadParameter, match="leave the flags away"):
+            made(str(tmp_path / "job.json"), *flags)
+
+
+def test_figures_of_a_strategy_and_noise_are_flags_too() -> None:
+    flags = ("--strategy", "fedprox", "--option", "mu=0.1", "--privacy", "2", "0.5", "1e-6")
+    found = made("starter", "--scale", "tiny", *flags)
+    assert (found.strategy, found.options) == ("fedprox", {"mu": 0.1})
+    assert found.privacy == Privacy(2.0, 0.5, 1e-6)
+    for wrong in ("mu", "mu=high", "tau=1", "mu=-1"):
+        with pytest.raises(BadParameter):
+            made("starter", "--scale", "tiny", "--strategy", "fedprox", "--option", wrong)
 
 
 @pytest.mark.parametrize("words", [("nothing",), ("starter", "--codec", "fp8")])

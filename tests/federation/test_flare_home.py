@@ -13,7 +13,9 @@ from federation.flare.home import (
     keep_home,
     read_home,
     read_settings,
+    read_tracking,
     write_settings,
+    write_tracking,
 )
 from federation.home import Home
 from federation.policy import Policy
@@ -92,3 +94,12 @@ def test_damaged_settings_are_refused(kit: Path, text: str) -> None:
 def test_a_training_has_a_thread(kit: Path) -> None:
     with pytest.raises(BadParameter, match="threads"):
         Settings("c1", threads=0)
+
+
+def test_a_server_remembers_where_its_curves_go(tmp_path: Path) -> None:
+    assert read_tracking(tmp_path) == ((), None)
+    write_tracking(tmp_path, ["mlflow"], "sqlite:///a.db")
+    assert read_tracking(tmp_path) == (("mlflow",), "sqlite:///a.db")
+    (tmp_path / "local" / "tracking.json").write_text("{}")
+    with pytest.raises(BadParameter, match="damaged"):
+        read_tracking(tmp_path)
