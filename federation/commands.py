@@ -47,6 +47,13 @@ def add_commands(commands: Any) -> None:
     federate = commands.add_parser("federate", help="train with other hospitals; cases stay")
     kinds = federate.add_subparsers(required=True, metavar="COMMAND")
 
+    _add_parties(kinds)
+    _add_coordinating(kinds)
+    _add_alone(kinds)
+
+
+def _add_parties(kinds: Any) -> None:
+    """Who runs: kits, the server, the sites."""
     make = kinds.add_parser("provision", help="make the kits of a federation")
     make.set_defaults(command=provision)
     make.add_argument("project", type=Path, nargs="?", help="project.yml")
@@ -68,6 +75,9 @@ def add_commands(commands: Any) -> None:
     join.add_argument("--device", choices=("auto", "cpu", "cuda"))
     join.add_argument("--threads", type=int, help="CPU threads of a training")
 
+
+def _add_coordinating(kinds: Any) -> None:
+    """What a coordinator does from its own machine."""
     hand_in = kinds.add_parser("submit", help="hand a job to the federation")
     hand_in.set_defaults(command=submit)
     _add_job(hand_in)
@@ -91,6 +101,9 @@ def add_commands(commands: Any) -> None:
             parser.add_argument("-o", "--out", type=Path, required=True)
             parser.add_argument("--publish", action="store_true", help="into the store, as @global")
 
+
+def _add_alone(kinds: Any) -> None:
+    """Whole federations on one machine."""
     alone = kinds.add_parser("local", help="a whole federation on this machine, over mutual TLS")
     alone.set_defaults(command=local)
     _add_job(alone)
