@@ -115,6 +115,8 @@ def _add_alone(kinds: Any) -> None:
         help="a site and its data sets (default: the phantom sites of the study of that name)",
     )
     alone.add_argument("--seed", type=int, default=0, help="of the phantom sites")
+    # A study's phantoms are there to be seen in minutes; a hospital's cases are not.
+    alone.set_defaults(scale=None)
     alone.add_argument("-o", "--out", type=Path, default=Path("out"))
 
     play = kinds.add_parser("simulate", help="a paper's study on phantom hospitals, in one process")
@@ -231,6 +233,7 @@ def local(args: argparse.Namespace) -> int:
     from federation.home import Home
     from federation.policy import Policy
 
+    args.scale = args.scale or ("paper" if args.site else "tiny")
     if args.site:
         job, data = make_job(args), {name: map(Path, folders) for name, *folders in args.site}
         homes = [
