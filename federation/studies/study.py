@@ -125,7 +125,8 @@ def run(
         for row, models in study.rows.items():
             for test, masks in study.tests.items():
                 found[row][test] += _scores(models, folders[test], masks, part)
-    return study.report(found, _about(study, study.arms(scale, seeds[0])[0], seeds, data))
+    together = max(study.arms(scale, seeds[0]), key=lambda arm: len(arm.sites))
+    return study.report(found, _about(study, together, seeds, data))
 
 
 def repetition(out: Path, seed: int) -> Path:
