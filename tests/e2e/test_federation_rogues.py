@@ -60,7 +60,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> History:
 
 def until_joined(log: Path, sites: tuple[str, ...]) -> None:
     """Wait for all sites to be logged in, so that none misses the first round."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not all(f"New client {site}@" in log.read_text() for site in sites):
         assert time.monotonic() < deadline, "not all sites came"
         time.sleep(0.5)
