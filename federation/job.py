@@ -20,6 +20,8 @@ RULES = ("mean", "equal", "worst")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # A site's name is a word that FLARE, a folder and an alias of the store (site-NAME) all take.
 _SITE = re.compile(r"[a-z][a-z0-9-]{0,31}")
+# Words that the engine, a setting's reader or YAML take for something else.
+_NO_SITES = ("nan", "inf", "infinity", "true", "false", "yes", "no", "on", "off", "none", "null")
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def check_site(name: str) -> None:
     Raises:
         BadParameter: names the value.
     """
-    if not _SITE.fullmatch(name):
+    if not _SITE.fullmatch(name) or name in _NO_SITES:
         raise BadParameter(
             f"{name[:40]!r} is no name of a site; use a lower-case word such as c1 or north-clinic."
         )

@@ -109,7 +109,8 @@ def test_names_of_sites(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "C1", "1c", "-a", "a_b", "a.b", "../a", "a/b", "a b", "a\n", "é", "a" * 33]
+    "name",
+    ["", "C1", "1c", "-a", "a_b", "a.b", "../a", "a/b", "a b", "a\n", "é", "a" * 33, "nan", "null"],
 )
 def test_names_that_no_site_has(name: str) -> None:
     with pytest.raises(BadParameter, match="is no name of a site"):
