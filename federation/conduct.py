@@ -113,10 +113,10 @@ class _Conductor:
 
     def score_candidates(self) -> None:
         """Have every site score every candidate that it has not scored."""
-        wanted = {site: self._coordinator.candidates.wanted(site) for site in self._welcomed()}
+        asked = {site: self._coordinator.candidates.wanted(site) for site in self._welcomed()}
+        wanted = {site: names for site, names in asked.items() if names}
         for site, names in wanted.items():
-            if names:
-                self._exchange.ask(site, self._coordinator.score_request(names.pop()))
+            self._exchange.ask(site, self._coordinator.score_request(names.pop()))
 
         def take(reply: Reply) -> bool:
             if reply.body is None:
@@ -131,7 +131,7 @@ class _Conductor:
                 return False
             return True
 
-        self._collect({site for site in wanted if site in self._welcomed()}, take)
+        self._collect(set(wanted), take)
         self._coordinator.save()
 
     def end(self) -> None:
@@ -140,7 +140,7 @@ class _Conductor:
         sites = self._welcomed()
         for site in sites:
             self._exchange.ask(site, request)
-        self._collect(sites, lambda reply: reply.body is not None or True)
+        self._collect(sites, lambda _: True)
 
     def _gather(self) -> bool:
         """Ask every site for its update; whether enough of them came."""
