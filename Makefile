@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 export BENTOML_DO_NOT_TRACK := True
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup demo serve test check format bento clean
+.PHONY: setup demo serve ui test programs check format bento clean
+
+UI := serving/ui/built/index.html
 
 # Stamps: rebuilt when the dependencies change. The small one has no torch.
 $(VENV)/.serving: pyproject.toml constraints.txt
@@ -20,14 +22,32 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 
 setup: $(VENV)/.dev
 
+# The page at /, where npm is at hand; without it the service says there how to build it.
+$(UI): serving/ui/package-lock.json $(wildcard serving/ui/*.html serving/ui/*.js serving/ui/src/*)
+	if command -v npm > /dev/null; then \
+	    npm ci --prefix serving/ui --no-audit --no-fund && npm run build --prefix serving/ui; \
+	fi
+
+ui: $(UI)
+
+# What the tests run against besides Python: an archive, a database, a browser, DICOM tools. Tests
+# skip with a reason where they are missing.
+programs:
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    dpkg -s $(PROGRAMS) > /dev/null 2>&1 || \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(PROGRAMS); }; \
+	fi
+
+PROGRAMS := orthanc orthanc-dicomweb dcmtk dicom3tools postgresql chromium chromium-driver
+
 # One CT through the service over HTTP: make demo [CT=path/to/ct.nii.gz or folder or zip]
 demo: $(VENV)/.serving
 	$(BIN)/islet demo $(if $(CT),"$(CT)") --out out
 
-serve: $(VENV)/.serving
+serve: $(VENV)/.serving $(UI)
 	$(BIN)/islet serve
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(UI) programs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.dev
@@ -40,7 +60,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bento: $(VENV)/.serving
+bento: $(VENV)/.serving $(UI)
 	$(BIN)/bentoml build
 
 clean:

@@ -14,6 +14,8 @@ from typing import Any
 from federation.commands import add_commands as add_federation
 from imaging.errors import IsletError
 from imaging.version import VERSION
+from serving.guard.commands import add_commands as add_tokens
+from serving.models_cli import add_commands as add_models
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -40,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="print an error's details as JSON too")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serving(commands)
+    _add_service(commands)
+    add_models(commands)
+    add_tokens(commands)
     _add_training(commands)
     _add_data(commands)
     add_federation(commands)
@@ -47,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_serving(commands: Any) -> None:
-    segment = commands.add_parser("segment", help="segment a CT into masks and a report")
+    segment = commands.add_parser("segment", help="segment a CT, here or on a service")
     segment.set_defaults(command=_serving("segment"))
     segment.add_argument("ct", type=Path, help="NIfTI file, DICOM folder, or a zip of either")
     segment.add_argument("-o", "--out", type=Path, required=True, help="folder for the masks")
@@ -55,21 +60,63 @@ def _add_serving(commands: Any) -> None:
     segment.add_argument(
         "--structures", help="comma-separated masks (default: pancreas,tumor,kidney)"
     )
+    segment.add_argument(
+        "--outputs", help="comma-separated: nifti,seg,rtstruct,sr,report ... (default: nifti)"
+    )
     segment.add_argument("--series", help="SeriesInstanceUID, where there are several")
-    segment.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    segment.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(default: auto)")
+    _add_server(segment)
+
+    jobs = commands.add_parser("jobs", help="the jobs of a service")
+    kinds = jobs.add_subparsers(required=True, metavar="COMMAND")
+    for action, said in (
+        ("list", "the newest jobs"),
+        ("show", "how far a job is"),
+        ("fetch", "wait for a job and fetch its result"),
+        ("cancel", "stop a job"),
+    ):
+        kind = kinds.add_parser(action, help=said)
+        kind.set_defaults(command=_jobs, action=action)
+        _add_server(kind)
+        if action == "list":
+            kind.add_argument("--state", help="queued, running, done, failed or cancelled")
+        else:
+            kind.add_argument("job", help="id of the job")
+        if action == "fetch":
+            kind.add_argument("-o", "--out", type=Path, help="folder (default: the job's id)")
 
     demo = commands.add_parser("demo", help="start the service, segment one CT over HTTP, stop")
     demo.set_defaults(command=_demo)
     demo.add_argument("ct", type=Path, nargs="?", help="a CT (default: a generated phantom)")
     demo.add_argument("-o", "--out", type=Path, default=Path("out"))
 
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", help="URL of a service, such as https://islet.example:3000")
+    parser.add_argument(
+        "--token-file", type=Path, help="file of the service's token (default: $ISLET_TOKEN)"
+    )
+    parser.add_argument("--ca", type=Path, help="certificates to trust (default: the system's)")
+
+
+def _add_service(commands: Any) -> None:
     serve = commands.add_parser("serve", help="run the service")
     serve.set_defaults(command=_serving("serve"))
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=3000)
+    serve.add_argument("--tls-cert", type=Path, help="PEM file of the service's certificate")
+    serve.add_argument("--tls-key", type=Path, help="PEM file of its key")
+    serve.add_argument("--tls-ca", type=Path, help="clients must show a certificate of these")
 
-    models = commands.add_parser("models", help="list the models in the store")
-    models.set_defaults(command=_serving("models"))
+    work = commands.add_parser("work", help="run workers on a further host")
+    work.set_defaults(command=_work)
+    work.add_argument("--workers", type=int, help="processes (default: $ISLET_WORKERS, else 1)")
+
+    dimse = commands.add_parser("dimse", help="take CTs in by DICOM C-STORE")
+    dimse.set_defaults(command=_dimse)
+    dimse.add_argument("--aet", default="ISLET", help="application entity title")
+    dimse.add_argument("--host", default="127.0.0.1")
+    dimse.add_argument("--port", type=int, default=11112)
 
 
 def _add_training(commands: Any) -> None:
@@ -180,6 +227,24 @@ def _serving(name: str) -> Command:
         return int(getattr(commands, name)(args))
 
     return run
+
+
+def _jobs(args: argparse.Namespace) -> int:
+    from serving.remote import jobs
+
+    return jobs(args)
+
+
+def _work(args: argparse.Namespace) -> int:
+    from serving.jobs.commands import work
+
+    return work(args)
+
+
+def _dimse(args: argparse.Namespace) -> int:
+    from serving.pacs.commands import dimse
+
+    return dimse(args)
 
 
 def _training(name: str) -> Command:

@@ -7,10 +7,7 @@ touch them.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +31,7 @@ from imaging.dicom_checks import (
     stack_of,
     usual_gap,
 )
-from imaging.dicom_headers import Frame, Image, read_image, readable
+from imaging.dicom_headers import Frame, Image, quiet, read_image, readable
 from imaging.errors import (
     InputTooLarge,
     NotCT,
@@ -44,6 +41,7 @@ from imaging.errors import (
 )
 from imaging.geometry import Geometry
 from imaging.limits import DEFAULT_LIMITS, Limits
+from imaging.source import read_source
 from imaging.volume import Volume
 
 # Objects that lie beside a series without being part of it; some of them hold pixels too.
@@ -59,6 +57,7 @@ def read_dicom(
     files: Sequence[Path],
     series: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    headers: bool = False,
 ) -> Volume:
     """Read one CT series.
 
@@ -69,6 +68,7 @@ def read_dicom(
         files: in any order; content decides what each is.
         series: SeriesInstanceUID to take; needed where several CT series are among the files.
         limits: upper bounds on files, bytes and voxels, checked before pixels are decoded.
+        headers: whether to keep what DICOM outputs refer to, as ``Volume.source``.
 
     Returns:
         Hounsfield units (Z, Y, X) as int16, or float32 where a rescale is not integral or a value
@@ -79,7 +79,7 @@ def read_dicom(
         TruncatedFile, InputTooLarge, BadShape, BadGeometry, DicomError.
     """
     _check_files(files, limits)
-    with _quiet():
+    with quiet():
         images = [
             image
             for number, path in enumerate(files, 1)
@@ -98,18 +98,9 @@ def read_dicom(
         stack = stack_of(frames)
         shape = (len(frames), chosen[0].rows, chosen[0].columns)
         geometry, notes = Geometry.from_affine(shape, stack.affine)
+        source = read_source(chosen, stack.order, files) if headers else None
         array = _decode(chosen, np.argsort(stack.order), shape)
-    return Volume(array, geometry, (*notes, *_notes(chosen, len(images), array)))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # Odd values in headers make pydicom warn, log and quote them, and a broken file may have an
-    # identifier there. The level stays: restored by one thread, it would speak in another.
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    return Volume(array, geometry, (*notes, *_notes(chosen, len(images), array)), source)
 
 
 def _check_files(files: Sequence[Path], limits: Limits) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +71,7 @@ _ELEMENTS = [
 ]
 
 # What pydicom and its codecs raise on bytes that are not what they promise.
-_PARSE_ERRORS = (
+PARSE_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -140,6 +142,10 @@ class Image:
     def is_localizer(self) -> bool:
         return "LOCALIZER" in self.image_type
 
+    @property
+    def is_multiframe(self) -> bool:
+        return "PerFrameFunctionalGroupsSequence" in self.header
+
 
 def is_dicom(head: bytes) -> bool:
     """Whether a file that begins with ``head`` (132 bytes or more) may be DICOM.
@@ -152,11 +158,23 @@ def is_dicom(head: bytes) -> bool:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom and highdicom from speaking."""
+    # Odd values in headers make them warn, log and quote them, and a broken file may have an
+    # identifier there. The level stays: restored by one thread, it would speak in another.
+    for name in ("pydicom", "highdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def readable(number: int) -> Iterator[None]:
     """Turn what a parser or codec raises on broken bytes into :class:`TruncatedFile`."""
     try:
         yield
-    except _PARSE_ERRORS as error:
+    except PARSE_ERRORS as error:
         raise TruncatedFile(
             f"DICOM file {number} of the input ends too early or does not decode "
             f"({type(error).__name__}); send it again.",
@@ -204,7 +222,7 @@ def _read_bare(path: Path, number: int) -> Image | None:
         header.file_meta.TransferSyntaxUID = header.file_meta.get(
             "TransferSyntaxUID", ImplicitVRLittleEndian
         )
-    except _PARSE_ERRORS:
+    except PARSE_ERRORS:
         return None
     with readable(number):
         return _image(header, number)

@@ -2,7 +2,7 @@
 
 Every class carries a stable ``code`` for machines; every message is a sentence that names the
 offending value and the fix for people. HTTP statuses are decided from this tree, in one place
-(``serving.api``)::
+(``serving.statuses``)::
 
     IsletError
     ├── InputError                  the bytes that came in are at fault
@@ -14,6 +14,8 @@ offending value and the fix for people. HTTP statuses are decided from this tree
     │   ├── BadShape                bad_shape            not one 3D frame
     │   ├── BadGeometry             bad_geometry         an affine that maps no grid
     │   ├── BadVoxels               bad_voxels           no finite Hounsfield units
+    │   ├── NotDicom                not_dicom            a DICOM output of a CT that came without one
+    │   ├── ModelRefused            model_refused        a model that the store does not take in
     │   └── DicomError              a DICOM series that is no plain CT volume
     │       ├── SeveralSeries       several_series
     │       ├── SeriesNotFound      series_not_found
@@ -35,14 +37,29 @@ offending value and the fix for people. HTTP statuses are decided from this tree
     │   └── CorruptModel            corrupt_model        the file is not what its manifest says
     ├── DataError                   bad_case             a training case is at fault
     ├── DeviceUnavailable           device_unavailable   the asked device is not on this machine
-    ├── ServiceBusy                 busy                 every turn is taken; worth trying again
+    ├── ServiceBusy                 busy                 the queue is full; worth trying again
     ├── ServiceFailed               service_failed       a service that was started does not serve
     ├── FederationError             federation_error     hospitals that train together
     │   ├── JobFailed               job_failed           no further round can be made
     │   ├── MessageRefused          message_refused      bytes that are no message of this job
     │   ├── PolicyRefused           policy_refused       a site's policy does not allow the job
     │   └── UpdateRefused           update_refused       an update that must not join a round
-    └── Cancelled                   cancelled            the caller went away before the end
+    ├── JobError                    a job is not what the request takes it for
+    │   ├── JobNotFound             job_not_found        no such job, or its result was cleaned up
+    │   ├── JobUnfinished           job_unfinished       there is no result yet
+    │   └── KeyReused               key_reused           an idempotency key came with another request
+    ├── WorkerLost                  worker_lost          every worker that took a job died over it
+    ├── TimedOut                    timed_out            a job took longer than it may
+    ├── DiskFull                    disk_full            there is no room to write
+    ├── AccessError                 who asks may not
+    │   ├── Unauthenticated         unauthenticated      no token, or none that is valid
+    │   ├── Forbidden               forbidden            the token's roles do not allow it
+    │   ├── ProviderAway            provider_away        the identity provider does not answer
+    │   └── SlowBody                slow_body            the request's body stopped coming
+    ├── PacsError                   pacs_error           the archive did not do what it was asked
+    │   ├── ServerNotAllowed        server_not_allowed   no such server among those configured
+    │   └── NoSuitableSeries        no_suitable_series   no series of the study passes the rules
+    └── Cancelled                   cancelled            the caller went away or cancelled the job
 
 No message carries a patient identifier: positions, sizes, UIDs of series and names of parameters
 only.
@@ -108,6 +125,14 @@ class BadGeometry(InputError):
 
 class BadVoxels(InputError):
     code = "bad_voxels"
+
+
+class NotDicom(InputError):
+    code = "not_dicom"
+
+
+class ModelRefused(InputError):
+    code = "model_refused"
 
 
 class DicomError(InputError):
@@ -196,6 +221,66 @@ class DeviceUnavailable(IsletError):
 
 class ServiceBusy(IsletError):
     code = "busy"
+
+
+class JobError(IsletError):
+    code = "job_error"
+
+
+class JobNotFound(JobError):
+    code = "job_not_found"
+
+
+class JobUnfinished(JobError):
+    code = "job_unfinished"
+
+
+class KeyReused(JobError):
+    code = "key_reused"
+
+
+class WorkerLost(IsletError):
+    code = "worker_lost"
+
+
+class TimedOut(IsletError):
+    code = "timed_out"
+
+
+class DiskFull(IsletError):
+    code = "disk_full"
+
+
+class AccessError(IsletError):
+    code = "access_error"
+
+
+class Unauthenticated(AccessError):
+    code = "unauthenticated"
+
+
+class Forbidden(AccessError):
+    code = "forbidden"
+
+
+class ProviderAway(AccessError):
+    code = "provider_away"
+
+
+class SlowBody(AccessError):
+    code = "slow_body"
+
+
+class PacsError(IsletError):
+    code = "pacs_error"
+
+
+class ServerNotAllowed(PacsError):
+    code = "server_not_allowed"
+
+
+class NoSuitableSeries(PacsError):
+    code = "no_suitable_series"
 
 
 class Cancelled(IsletError):

@@ -26,6 +26,7 @@ def read_volume(
     source: Path | Sequence[Path],
     series: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    headers: bool = False,
 ) -> Volume:
     """Read a CT, whatever it is stored as; content decides, names do not.
 
@@ -35,6 +36,8 @@ def read_volume(
             archive without DICOM may hold one NIfTI file.
         series: SeriesInstanceUID to take when DICOM input holds several series.
         limits: upper bounds on bytes, files and voxels.
+        headers: whether to keep what DICOM outputs refer to, as ``Volume.source``; there is none
+            in NIfTI input.
 
     Returns:
         Hounsfield units (int16 where integral) on the input's own grid.
@@ -44,7 +47,7 @@ def read_volume(
     """
     if isinstance(source, Path):
         if source.is_dir():
-            return _read_files(_files_in(source, limits), series, limits)
+            return _read_files(_files_in(source, limits), series, limits, headers)
         files = [source]
     else:
         files = list(source)
@@ -52,11 +55,11 @@ def read_volume(
         if not path.is_file():
             raise EmptyInput(f"There is no file at {path.name}; check the path.", name=path.name)
     if len(files) == 1:
-        return _read_file(files[0], series, limits)
-    return _read_files(files, series, limits)
+        return _read_file(files[0], series, limits, headers)
+    return _read_files(files, series, limits, headers)
 
 
-def _read_file(path: Path, series: str | None, limits: Limits) -> Volume:
+def _read_file(path: Path, series: str | None, limits: Limits, headers: bool) -> Volume:
     size = path.stat().st_size
     if size == 0:
         raise EmptyInput("The file has 0 bytes; send it again.")
@@ -71,9 +74,10 @@ def _read_file(path: Path, series: str | None, limits: Limits) -> Volume:
         return read_nifti(path, limits)
     if is_zip(head):
         with TemporaryDirectory(prefix="islet-") as folder:
-            return _read_files(unpack(path, Path(folder) / "files", limits), series, limits)
+            unpacked = unpack(path, Path(folder) / "files", limits)
+            return _read_files(unpacked, series, limits, headers)
     if is_dicom(head):
-        return read_dicom([path], series, limits)
+        return read_dicom([path], series, limits, headers)
     raise UnsupportedFormat(
         f"A file that begins with the bytes {head[:8].hex(' ')} is no image that Islet reads; "
         f"send {WHAT_IS_READ}.",
@@ -81,14 +85,14 @@ def _read_file(path: Path, series: str | None, limits: Limits) -> Volume:
     )
 
 
-def _read_files(files: Sequence[Path], series: str | None, limits: Limits) -> Volume:
+def _read_files(files: Sequence[Path], series: str | None, limits: Limits, headers: bool) -> Volume:
     if not any(path.stat().st_size for path in files):
         raise EmptyInput(
             f"There is nothing in the {len(files)} files sent; send {WHAT_IS_READ}.",
             files=len(files),
         )
     if any(is_dicom(_head(path)) for path in files):
-        return read_dicom(files, series, limits)
+        return read_dicom(files, series, limits, headers)
     found = [path for path in files if is_nifti(_unpacked_head(path))]
     if len(found) != 1:
         raise UnsupportedFormat(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imaging.errors import BadShape
 from imaging.geometry import Geometry, canonical_axes
+
+if TYPE_CHECKING:
+    from imaging.source import DicomSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +24,13 @@ class Volume:
             a label map as uint8.
         geometry: the grid; its shape is the array's.
         warnings: sentences on what reading had to correct or assume; they reach the report.
+        source: the DICOM slices behind the first axis, where they were asked for.
     """
 
     array: NDArray[Any]
     geometry: Geometry
     warnings: tuple[str, ...] = ()
+    source: DicomSource | None = None
 
     def __post_init__(self) -> None:
         if self.array.shape != self.geometry.shape:
@@ -36,14 +41,14 @@ class Volume:
 
     def with_array(self, array: NDArray[Any]) -> Volume:
         """The same grid with other voxels (Z, Y, X)."""
-        return Volume(array, self.geometry, self.warnings)
+        return Volume(array, self.geometry, self.warnings, self.source)
 
 
 def to_canonical(volume: Volume) -> Volume:
     """The same voxels with axes transposed and flipped to run closest to (S, P, L).
 
     Nothing is interpolated or copied: two files that store one CT in different axis orders give
-    equal arrays here.
+    equal arrays here. The source is let go: its slices need not lie along the new first axis.
     """
     axes, flips = canonical_axes(volume.geometry.direction)
     array = volume.array.transpose(axes)[tuple(slice(None, None, -1 if f else 1) for f in flips)]

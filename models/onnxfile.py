@@ -20,7 +20,7 @@ _DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 
 def embed(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Manifest:
     """Write the graph with its manifest; returns the manifest with the weights' hash set."""
-    manifest = dataclasses.replace(manifest, weights_sha256=_graph_sha256(model))
+    manifest = dataclasses.replace(manifest, weights_sha256=graph_sha256(model))
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, manifest.to_json()
@@ -45,25 +45,21 @@ def read_identity(path: Path) -> tuple[Manifest, str]:
             custom operators.
         BadManifest: an ONNX file without a valid manifest.
     """
-    try:
-        data = Path(path).read_bytes()
-        model = onnx.load_model_from_string(data)
-    except (DecodeError, OSError, ValueError) as error:
-        raise CorruptModel(
-            f"{Path(path).name} is no readable ONNX file ({type(error).__name__}); export it again."
-        ) from error
+    model, data = parse(path)
+    name = Path(path).name
     text = {p.key: p.value for p in model.metadata_props}.get(METADATA_KEY)
     if text is None:
         raise BadManifest(
-            f"{Path(path).name} carries no manifest; write it with `islet export`.",
+            f"{name} carries no manifest; write it with `islet export`, or publish it with a "
+            "manifest beside it.",
             key=METADATA_KEY,
         )
     manifest = Manifest.from_json(text)
-    _check_graph(model, Path(path).name)
-    found = _graph_sha256(model)
+    check_graph(model, name)
+    found = graph_sha256(model)
     if found != manifest.weights_sha256:
         raise CorruptModel(
-            f"{Path(path).name} holds weights {found[:12]}, its manifest says "
+            f"{name} holds weights {found[:12]}, its manifest says "
             f"{str(manifest.weights_sha256)[:12]}; fetch or export it again.",
             found=found,
             expected=manifest.weights_sha256,
@@ -71,14 +67,31 @@ def read_identity(path: Path) -> tuple[Manifest, str]:
     return manifest, hashlib.sha256(data).hexdigest()
 
 
-def _graph_sha256(model: onnx.ModelProto) -> str:
+def parse(path: Path) -> tuple[onnx.ModelProto, bytes]:
+    """The graph of a file, and the bytes it was read from.
+
+    Raises:
+        CorruptModel: not an ONNX file.
+    """
+    try:
+        data = Path(path).read_bytes()
+        return onnx.load_model_from_string(data), data
+    except (DecodeError, OSError, ValueError) as error:
+        raise CorruptModel(
+            f"{Path(path).name} is no readable ONNX file ({type(error).__name__}); export it again."
+        ) from error
+
+
+def graph_sha256(model: onnx.ModelProto) -> str:
+    """SHA-256 of a graph without its metadata, hexadecimal."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.metadata_props[:]
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _check_graph(model: onnx.ModelProto, name: str) -> None:
+def check_graph(model: onnx.ModelProto, name: str) -> None:
+    """Raise ``CorruptModel`` for external data or operators outside the standard."""
     graphs = list(_graphs(model))
     tensors = [t for g in graphs for t in _tensors(g)]
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors):

@@ -5,25 +5,37 @@ holds a version). Every step that others can see is one rename, so a reader sees
 new, never a half. The models that ship with Islet lie in ``models/released`` in the same layout
 and are looked up after the writable root.
 
-A reference is ``name`` (its ``live`` alias), ``name@3`` (a version) or ``name@alias``.
+A reference is ``name`` (its ``live`` alias), ``name@3`` (a version), ``name@alias``, or, where no
+alias has that name, ``name@global``, ``name@local`` or ``name@central``: the one version whose
+provenance has that scope.
+
+A version that is removed leaves its folder with a note in it, so that no other model ever gets
+its number.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from imaging.errors import BadParameter, ModelNotFound
+from imaging.errors import BadParameter, CorruptModel, ModelNotFound
+from imaging.files import whole_file
 from models.manifest import NAME_PATTERN, Manifest
 from models.onnxfile import read_identity, read_manifest
 
 RELEASED = Path(__file__).parent / "released"
 DEFAULT_ALIAS = "live"
+# Scopes of a provenance, which a reference may name.
+SCOPES = ("global", "local", "central")
+_NOTE = "removed"
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 # Inode, size, and the times of the last change of the content and of the file.
@@ -39,6 +51,7 @@ class StoredModel:
         path: the ``.onnx`` file.
         manifest: what it says of itself.
         sha256: of the whole file; what a report names.
+        size: of the file, bytes.
     """
 
     name: str
@@ -46,11 +59,33 @@ class StoredModel:
     path: Path
     manifest: Manifest
     sha256: str
+    size: int
 
     @property
     def reference(self) -> str:
         """``name@version``."""
         return f"{self.name}@{self.version}"
+
+    def read(self) -> bytes:
+        """The bytes of the file, the same that the store hashed.
+
+        Raises:
+            ModelNotFound: the version was removed meanwhile.
+            CorruptModel: the file is another one by now.
+        """
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError as error:
+            raise ModelNotFound(
+                f"{self.reference} was removed from the store; use another version.",
+                model=self.reference,
+            ) from error
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise CorruptModel(
+                f"The file of {self.reference} changed after it was hashed; publish it again.",
+                model=self.reference,
+            )
+        return data
 
 
 class Store:
@@ -79,7 +114,7 @@ class Store:
         """
         manifest = read_manifest(onnx)
         for alias in aliases:
-            _check_alias(alias)
+            check_alias(alias)
         folder = self.root / manifest.name
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder))
@@ -103,35 +138,90 @@ class Store:
             ModelNotFound: no such version.
             BadParameter: an alias that is not a word.
         """
-        _check_alias(alias)
+        check_alias(alias)
         self._folder(name, version)
-        folder = self.root / name / "aliases"
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".", dir=folder)
-        with os.fdopen(handle, "w") as file:
-            # mkstemp's own mode hides the alias from a service that runs as another user.
-            os.fchmod(file.fileno(), 0o644)
-            file.write(f"{version}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(folder / alias)
+        with self._changing(name) as folder:
+            # Again: it may have been removed before the lock was ours.
+            self._folder(name, version)
+            with whole_file(folder / alias, durable=True) as file:
+                file.write(f"{version}\n".encode())
+
+    def unpoint(self, name: str, alias: str) -> None:
+        """Remove an alias; the versions stay.
+
+        Where a read-only root has an alias of that name, that one shows again.
+
+        Raises:
+            ModelNotFound: no such alias.
+            BadParameter: an alias of a read-only root.
+        """
+        if alias not in self.aliases(name):
+            raise self.unknown(f"{name}@{alias}")
+        if not (self.root / name / "aliases" / alias).is_file():
+            raise BadParameter(
+                f"{name}@{alias} ships with Islet and cannot be removed; point it to another "
+                "version.",
+                alias=alias,
+            )
+        with self._changing(name) as folder:
+            (folder / alias).unlink(missing_ok=True)
+
+    def remove(self, name: str, version: int) -> None:
+        """Remove a version for good; who has it in memory keeps it, its number is not used again.
+
+        Raises:
+            ModelNotFound: no such version.
+            BadParameter: an alias names it, or it lies in a read-only root.
+        """
+        path = self._folder(name, version) / "model.onnx"
+        if path.parent.parent.parent != self.root:
+            raise BadParameter(
+                f"{name}@{version} ships with Islet and cannot be removed.", version=version
+            )
+        with self._changing(name):
+            named = [a for a, v in self.aliases(name).items() if v == version]
+            if named:
+                raise BadParameter(
+                    f"{name}@{version} is what {', '.join(named)} points to; point it to another "
+                    "version first.",
+                    version=version,
+                    aliases=named,
+                )
+            # The note first: an empty folder would be taken for a free number.
+            with whole_file(path.parent / _NOTE, durable=True) as note:
+                note.write(f"{_digest(path)}\n".encode())
+            path.unlink(missing_ok=True)
+        self._known.pop(path, None)
 
     def resolve(self, reference: str) -> StoredModel:
         """The model a reference names; its file is hashed again only when it has changed.
 
         Raises:
-            ModelNotFound: no such name, version or alias; says what there is.
+            ModelNotFound: no such name, version, alias or scope; says what there is.
+            BadParameter: several models of a scope; names them.
             BadManifest, CorruptModel: the file is no longer what was published.
         """
         name, _, tag = reference.partition("@")
+        tag = tag or DEFAULT_ALIAS
         if _VERSION.fullmatch(tag):
-            version: int | None = int(tag)
-        else:
-            version = self.aliases(name).get(tag or DEFAULT_ALIAS)
+            return self._version(name, int(tag))
+        version = self.aliases(name).get(tag)
+        if version is None and tag in SCOPES:
+            return self._of_scope(name, tag)
         if version is None:
-            raise self._unknown(reference)
-        path = self._folder(name, version) / "model.onnx"
-        return StoredModel(name, version, path, *self._read(path))
+            raise self.unknown(reference)
+        if version not in self.versions(name):
+            if self.aliases(name).get(tag) != version:
+                # It moved, and what it named before was removed, between the two looks.
+                return self.resolve(reference)
+            raise ModelNotFound(
+                f"{name}@{tag} points to version {version}, which is not in the store; point it "
+                f"to one of {self.versions(name)}.",
+                model=f"{name}@{tag}",
+                version=version,
+                known=[f"{name}@{v}" for v in self.versions(name)],
+            )
+        return self._version(name, version)
 
     def names(self) -> list[str]:
         """Every model's name, sorted."""
@@ -163,15 +253,55 @@ class Store:
                         found[path.name] = int(text)
         return dict(sorted(found.items()))
 
-    def _read(self, path: Path) -> tuple[Manifest, str]:
-        # The state first: a file that changes while it is read is read again the next time.
-        stat = path.stat()
+    def _version(self, name: str, version: int) -> StoredModel:
+        path = self._folder(name, version) / "model.onnx"
+        try:
+            # The state first: a file that changes while it is read is read again the next time.
+            stat = path.stat()
+        except FileNotFoundError as error:
+            raise self.unknown(f"{name}@{version}") from error
+        return StoredModel(name, version, path, *self._read(path, stat), stat.st_size)
+
+    def _of_scope(self, name: str, scope: str) -> StoredModel:
+        """The one version of a scope: of those that an alias names, else of all there are.
+
+        A site publishes its local model again and again and moves its alias; the older versions
+        make no question of ``@local``.
+        """
+        for versions in (set(self.aliases(name).values()), set(self.versions(name))):
+            models = [self._version(name, v) for v in sorted(versions & set(self.versions(name)))]
+            found = [m for m in models if m.manifest.provenance.scope == scope]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                break
+        else:
+            raise self.unknown(f"{name}@{scope}")
+        named = {v: f"{name}@{alias}" for alias, v in self.aliases(name).items()}
+        candidates = [named.get(m.version, m.reference) for m in found]
+        raise BadParameter(
+            f"{name} has {len(found)} models of scope {scope}; ask for one of "
+            f"{', '.join(candidates)}.",
+            model=f"{name}@{scope}",
+            candidates=candidates,
+        )
+
+    def _read(self, path: Path, stat: os.stat_result) -> tuple[Manifest, str]:
         state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         known = self._known.get(path)
         if known is None or known[0] != state:
             known = (state, read_identity(path))
             self._known[path] = known
         return known[1]
+
+    @contextmanager
+    def _changing(self, name: str) -> Iterator[Path]:
+        """The folder of a model's aliases, while nobody else moves one or removes a version."""
+        folder = self.root / name / "aliases"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
 
     def _claim(self, staging: Path, name: str) -> int:
         """Rename the staged folder to the next free version, also against other publishers."""
@@ -198,9 +328,10 @@ class Store:
         for folder in self._folders(name):
             if (folder / str(version) / "model.onnx").is_file():
                 return folder / str(version)
-        raise self._unknown(f"{name}@{version}")
+        raise self.unknown(f"{name}@{version}")
 
-    def _unknown(self, reference: str) -> ModelNotFound:
+    def unknown(self, reference: str) -> ModelNotFound:
+        """The error for a reference that names nothing; it says what there is."""
         known = [
             f"{n}@{tag}" for n in self.names() for tag in (*self.aliases(n), *self.versions(n))
         ]
@@ -217,12 +348,18 @@ def default_store() -> Store:
     return Store(Path(root))
 
 
-def _check_alias(alias: str) -> None:
+def check_alias(alias: str) -> None:
+    """Raise ``BadParameter`` unless ``alias`` is a word that an alias may be."""
     if not _ALIAS.fullmatch(alias):
         raise BadParameter(
             f"{alias[:64]!r} is no alias; use a lower-case word such as live, global or site-2.",
             alias=alias[:64],
         )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What ``islet segment``, ``serve``, ``models`` and ``demo`` do.
+"""What ``islet segment``, ``serve`` and ``demo`` do.
 
 Functions take parsed arguments and return an exit code; errors of the tree go up to the front
 door, which prints them.
@@ -12,34 +12,42 @@ import os
 import sys
 from pathlib import Path
 
-from imaging.files import write_whole
-from models.store import Store, default_store
-from serving.options import Options, split_masks
-from serving.settings import Settings
-
 
 def segment(args: argparse.Namespace) -> int:
-    """Segment a CT into a folder: the label map, the masks and the report.
+    """Segment a CT into a folder: the files of the result, and its numbers on the screen.
 
     Args:
-        args: ``ct`` (file, folder or archive), ``out`` (folder), ``model``, ``structures``
-            (mask names with commas), ``series``, ``device``; ``None`` takes the default.
+        args: ``ct`` (file, folder or archive), ``out`` (folder), ``model``, ``structures`` and
+            ``outputs`` (words with commas), ``series``, ``device``; ``None`` takes the default.
+            With ``server`` a service does the work.
     """
+    if args.server:
+        from serving.remote import segment as segment_there
+
+        return segment_there(args)
     # onnxruntime and the readers load here, not when the command line is parsed.
+    from imaging.files import write_whole
+    from models.store import default_store
     from serving.engine import Engines
+    from serving.options import Options, split_words
+    from serving.outputs import REPORT
     from serving.report import table
-    from serving.segment import REPORT, files
+    from serving.segment import files
     from serving.segment import segment as run
+    from serving.settings import Settings
 
     settings = Settings.from_environment()
     options = Options(
         model=args.model or settings.model,
-        masks=split_masks([args.structures or ""]),
+        masks=split_words([args.structures or ""]),
         series=args.series,
         device=args.device or settings.device,
+        outputs=split_words([args.outputs or ""]) or Options.outputs,
     )
-    engines = Engines(default_store(), settings.threads, settings.keep_models)
-    result = run(Path(args.ct), options, engines, settings.limits, _Progress())
+    engines = Engines(
+        default_store(), settings.threads, settings.model_memory_mb, settings.model_idle_s
+    )
+    result = run(Path(args.ct), options, engines, settings.limits, Progress())
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     for name, data in files(result):
@@ -50,18 +58,21 @@ def segment(args: argparse.Namespace) -> int:
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Run the service at ``args.host`` and ``args.port`` until it is stopped."""
+    """Run the service at ``args.host`` and ``args.port`` until it is stopped.
+
+    Args:
+        args: ``host``, ``port``, and the PEM files ``tls_cert``, ``tls_key`` and ``tls_ca``.
+
+    Raises:
+        Forbidden: others could reach it, and nothing asks them for a token.
+    """
+    from serving.guard.rules import check_exposure
     from serving.process import serve_command, serve_environment
+    from serving.settings import Settings
 
-    command = serve_command(args.host, args.port)
+    check_exposure(args.host, Settings.from_environment())
+    command = serve_command(args.host, args.port, args.tls_cert, args.tls_key, args.tls_ca)
     os.execvpe(command[0], command, serve_environment())
-
-
-def models(_: argparse.Namespace) -> int:
-    """List the models of the store, one version a line."""
-    for line in model_lines(default_store()):
-        print(line)
-    return 0
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -74,22 +85,7 @@ def demo(args: argparse.Namespace) -> int:
     return run_demo(Path(args.ct), Path(args.out))
 
 
-def model_lines(store: Store) -> list[str]:
-    """One line a version: reference, aliases, structures, licence."""
-    lines = []
-    for name in store.names():
-        aliases = store.aliases(name)
-        for version in store.versions(name):
-            manifest = store.resolve(f"{name}@{version}").manifest
-            here = ",".join(a for a, v in aliases.items() if v == version) or "-"
-            lines.append(
-                f"{name}@{version}  {here}  {manifest.architecture}  "
-                f"{','.join(manifest.outputs)}  {manifest.licence}"
-            )
-    return lines or ["The store is empty; publish a model with `islet export`."]
-
-
-class _Progress:
+class Progress:
     """A line on standard error that says how far the work is, on a terminal only."""
 
     def __call__(self, step: str, part: float) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from imaging.errors import BadParameter
 from models.labels import DEFAULT_MASKS, members
 from models.manifest import Manifest
 from serving.engine import check_device
+from serving.outputs import DICOM_FILES, OUTPUTS, check_outputs
 from serving.settings import Settings
 
-# Every parameter of POST /v1/segment, in the query or in the form.
-PARAMETERS = ("model", "structures", "output", "series", "device")
-OUTPUTS = ("nifti", "json")
+# Every parameter of a job, in the query or in the form.
+PARAMETERS = ("model", "structures", "outputs", "series", "device", "priority")
+# These may come several times, and hold several words with commas.
+_LISTS = ("structures", "outputs")
+PRIORITIES: dict[str, int] = {"low": 0, "normal": 10, "high": 20}
 
 
 @dataclass(frozen=True)
@@ -26,21 +30,45 @@ class Options:
             default masks, as many of them as the model can find.
         series: SeriesInstanceUID where the input holds several.
         device: ``auto``, ``cpu`` or ``cuda``.
+        outputs: what to make of the result, each once, in the order of ``serving.outputs.OUTPUTS``.
 
     Raises:
-        BadParameter: no such mask or device.
+        BadParameter: no such mask, device or output.
     """
 
     model: str = Settings.model
     masks: tuple[str, ...] = ()
     series: str | None = None
     device: str = Settings.device
+    outputs: tuple[str, ...] = OUTPUTS[:1]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "masks", tuple(dict.fromkeys(self.masks)))
         check_device(self.device)
         for mask in self.masks:
             members(mask)
+        object.__setattr__(self, "masks", tuple(dict.fromkeys(self.masks)))
+        object.__setattr__(self, "outputs", check_outputs(self.outputs))
+
+    @property
+    def dicom(self) -> tuple[str, ...]:
+        """Those of the outputs that refer to the CT's DICOM headers."""
+        return tuple(name for name in self.outputs if name in DICOM_FILES)
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as a job's record keeps them."""
+        return {
+            "model": self.model,
+            "masks": list(self.masks),
+            "series": self.series,
+            "device": self.device,
+            "outputs": list(self.outputs),
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Options:
+        """The options that :meth:`to_json` gave."""
+        lists = {name: tuple(found[name]) for name in ("masks", "outputs")}
+        return cls(**(dict(found) | lists))
 
     def masks_of(self, manifest: Manifest) -> tuple[str, ...]:
         """The masks that a model gives for these options.
@@ -74,18 +102,48 @@ def available(mask: str, manifest: Manifest) -> bool:
     return any(s.name in manifest.outputs for s in members(mask))
 
 
-def split_masks(values: Iterable[str]) -> tuple[str, ...]:
-    """Mask names from values that each hold one or several, separated by commas."""
-    names = [name.strip() for value in values for name in value.split(",")]
-    return tuple(n for n in names if n)
+def split_words(values: Iterable[str]) -> tuple[str, ...]:
+    """Words from values that each hold one or several, separated by commas."""
+    words = [word.strip() for value in values for word in value.split(",")]
+    return tuple(w for w in words if w)
 
 
-def from_parameters(given: Mapping[str, Sequence[str]], settings: Settings) -> tuple[Options, str]:
-    """Options and the output kind from named parameters, each with the values it was given.
+def from_parameters(given: Mapping[str, Sequence[str]], settings: Settings) -> Options:
+    """Options from named parameters, each with the values it was given.
+
+    ``priority`` is looked at by :func:`priority_of` and passes here.
 
     Raises:
         BadParameter: an unknown name, a parameter given twice, or a value outside its range.
     """
+    _check_names(given)
+    one = {name: values[0] for name, values in given.items() if values and values[0]}
+    return Options(
+        model=one.get("model", settings.model),
+        masks=split_words(given.get("structures", ())),
+        series=one.get("series"),
+        device=one.get("device", settings.device),
+        outputs=split_words(given.get("outputs", ())) or Options.outputs,
+    )
+
+
+def priority_of(given: Mapping[str, Sequence[str]]) -> int:
+    """The number behind the parameter ``priority``; higher ones run first.
+
+    Raises:
+        BadParameter: no such priority, or given twice.
+    """
+    words = [word for word in given.get("priority", ()) if word] or ["normal"]
+    if len(words) > 1 or words[0] not in PRIORITIES:
+        raise BadParameter(
+            f"There is no priority {','.join(words)[:64]!r}; use one of {', '.join(PRIORITIES)}.",
+            parameter="priority",
+            known=list(PRIORITIES),
+        )
+    return PRIORITIES[words[0]]
+
+
+def _check_names(given: Mapping[str, Sequence[str]]) -> None:
     for name, values in given.items():
         if name not in PARAMETERS:
             raise BadParameter(
@@ -93,22 +151,7 @@ def from_parameters(given: Mapping[str, Sequence[str]], settings: Settings) -> t
                 parameter=name[:64],
                 known=list(PARAMETERS),
             )
-        if name != "structures" and len(values) > 1:
+        if name not in _LISTS and len(values) > 1:
             raise BadParameter(
                 f"{name} is given {len(values)} times; give it once.", parameter=name
             )
-    one = {name: values[0] for name, values in given.items() if values and values[0]}
-    output = one.get("output", OUTPUTS[0])
-    if output not in OUTPUTS:
-        raise BadParameter(
-            f"There is no output {output[:64]!r}; use one of {', '.join(OUTPUTS)}.",
-            parameter="output",
-            known=list(OUTPUTS),
-        )
-    options = Options(
-        model=one.get("model", settings.model),
-        masks=split_masks(given.get("structures", ())),
-        series=one.get("series"),
-        device=one.get("device", settings.device),
-    )
-    return options, output

@@ -15,20 +15,59 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from imaging.errors import ServiceFailed
+from imaging.errors import BadParameter, ServiceFailed
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# BentoML's default leaves TLS 1.2 clients no cipher that authenticates what it encrypts.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+# ssl.CERT_REQUIRED, as a word of a command line.
+_CLIENT_REQUIRED = "2"
+
+# Streams of events would keep a service that was told to stop for as long as their jobs take.
+_DRAIN_S = 3
 _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 10.0
 
 
-def serve_command(host: str, port: int) -> list[str]:
-    """The command line that serves; it finds the code from any working directory."""
-    return [
+def serve_command(
+    host: str,
+    port: int,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    authority: Path | None = None,
+) -> list[str]:
+    """The command line that serves; it finds the code from any working directory.
+
+    The caller asks ``serving.guard.rules.check_exposure`` first whether ``host`` may be served.
+
+    Args:
+        host: address to listen at.
+        port: its port.
+        certificate: PEM file of the server; with it the service speaks TLS.
+        key: PEM file of the certificate's key.
+        authority: PEM file of whose certificates clients must show; ``None`` asks for none.
+
+    Raises:
+        BadParameter: one of ``certificate`` and ``key`` without the other, or ``authority``
+            without them.
+    """
+    if (certificate is None) != (key is None) or (authority and certificate is None):
+        raise BadParameter(
+            "TLS needs a certificate and its key together; give --tls-cert and --tls-key.",
+            parameter="tls-cert" if certificate is None else "tls-key",
+        )
+    command = [
         *(sys.executable, "-m", "bentoml", "serve", "serving.service:Islet"),
         *("--working-dir", str(ROOT), "--host", host, "--port", str(port)),
+        *("--timeout-graceful-shutdown", str(_DRAIN_S)),
     ]
+    if certificate and key:
+        command += ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
+        command += ["--ssl-ciphers", _CIPHERS]
+    if authority:
+        command += ["--ssl-ca-certs", str(authority), "--ssl-cert-reqs", _CLIENT_REQUIRED]
+    return command
 
 
 def serve_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

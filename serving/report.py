@@ -123,6 +123,7 @@ def report(
     labels: Volume,
     model: StoredModel,
     masks: Sequence[str],
+    asked: Sequence[str],
     origin: dict[str, Any],
     device: str,
 ) -> dict[str, Any]:
@@ -132,6 +133,7 @@ def report(
         labels: label map (Z, Y, X) with the warnings of reading.
         model: which model made it.
         masks: names of the masks that were asked for.
+        asked: names of the outputs that were asked for.
         origin: of the input: ``format`` and ``bytes``.
         device: ``cpu`` or ``cuda``.
     """
@@ -141,6 +143,7 @@ def report(
         "schema": SCHEMA,
         "islet": VERSION,
         "model": model_card(model),
+        "outputs": list(asked),
         "input": origin
         | {
             "axes": "zyx",

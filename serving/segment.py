@@ -1,7 +1,7 @@
-"""The pipeline: files of a CT in; label map, masks and report out.
+"""The pipeline: files of a CT in; label map, masks, DICOM objects, a picture and a report out.
 
-The command line and the service both run :func:`segment` and send :func:`files`, so they give the
-same bytes.
+The command line and the service's workers both run :func:`segment` and keep :func:`files`, so they
+give the same result.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from imaging.errors import NotDicom
 from imaging.limits import DEFAULT_LIMITS, Limits
 from imaging.nifti import GZIP_MAGIC, is_nifti
 from imaging.read import read_volume
@@ -27,10 +28,9 @@ from models.labels import values
 from models.predict import Progress, predict
 from serving.engine import Engines
 from serving.options import Options
+from serving.outputs import CT, DICOM_FILES, LABELS, PREVIEW, REPORT, Coded, coded, dicom_files
+from serving.preview import preview_png
 from serving.report import report
-
-LABELS = "labels.nii.gz"
-REPORT = "report.json"
 
 
 class Stopwatch:
@@ -65,16 +65,23 @@ class Segmentation:
     """What a CT gave.
 
     Attributes:
-        labels: label map (Z, Y, X), uint8 values of ``models.labels``, on the input's grid.
+        labels: label map (Z, Y, X), uint8 values of ``models.labels``, on the input's grid, with
+            the input's DICOM headers where a DICOM output was asked for.
         masks: names of the masks that were asked for.
+        outputs: names of the outputs that were asked for.
+        coded: what DICOM outputs say of it; ``None`` where none was asked for.
         report: see ``serving.report``; its ``seconds`` grow until the files are written.
         watch: the clock behind them.
+        kept: files made while the CT was in memory, by name.
     """
 
     labels: Volume
     masks: tuple[str, ...]
+    outputs: tuple[str, ...]
+    coded: Coded | None
     report: dict[str, Any]
     watch: Stopwatch
+    kept: dict[str, bytes] = field(default_factory=dict)
 
     def mask(self, name: str) -> Volume:
         """The named mask (Z, Y, X), uint8 0 and 1, on the input's grid; made when called."""
@@ -102,14 +109,14 @@ def segment(
 
     Args:
         source: what ``imaging.read.read_volume`` takes.
-        options: model, masks, series and device.
+        options: model, masks, series, device and outputs.
         engines: loaded models over a store.
         limits: on the input.
         progress: told of every step; raising in it stops the work.
 
     Raises:
         BadParameter, ModelError, DeviceUnavailable: the request is at fault, or the store.
-        InputError: the CT is.
+        InputError: the CT is; ``NotDicom`` where DICOM outputs are asked of a CT that is none.
     """
     watch = Stopwatch(progress)
     watch("load", 0.0)
@@ -117,32 +124,54 @@ def segment(
     masks = options.masks_of(model.manifest)
     engine = engines.get(model, options.device)
     watch("read", 0.0)
-    volume = read_volume(source, options.series, limits)
-    labels = predict(volume, model.manifest, engine, watch)
+    volume = _read(source, options, limits)
+    found = predict(volume, model.manifest, engine, watch)
+    notes = (*volume.warnings, *options.notes(model.manifest))
+    labels = Volume(np.ascontiguousarray(found.array), found.geometry, notes, volume.source)
+    watch("report", 0.0)
+    # Beside each other: both are array work that lets other threads run.
+    with ThreadPoolExecutor(1) as pool:
+        picture = pool.submit(preview_png, volume, labels, masks)
+        made = report(labels, model, masks, options.outputs, _origin(source), engine.device)
+        kept = {PREVIEW: picture.result()}
+    if "ct" in options.outputs:
+        kept[CT] = encode_nifti(volume)
     # The CT is not needed any more: what follows works on the label map alone.
-    del volume
-    notes = (*labels.warnings, *options.notes(model.manifest))
-    labels = Volume(np.ascontiguousarray(labels.array), labels.geometry, notes)
-    made = report(labels, model, masks, _origin(source), engine.device)
+    del volume, found, picture
     watch("report", 1.0)
-    return Segmentation(labels, masks, made, watch)
+    said = coded(masks, model) if options.dicom else None
+    return Segmentation(labels, masks, options.outputs, said, made, watch, kept)
 
 
 def files(segmentation: Segmentation) -> Iterator[tuple[str, bytes]]:
-    """Every file of the result, by name: the label map, the masks, last the report.
+    """Every file of the result, by name: what was asked for, the preview, last the report.
 
-    They are made and packed in as many threads as there are cores; no more masks than that are in
-    memory at a time.
+    NIfTI files are made and packed in as many threads as there are cores; no more masks than that
+    are in memory at a time.
     """
-    watch = segmentation.watch
+    watch, kept = segmentation.watch, segmentation.kept
     watch("write", 0.0)
+    if "nifti" in segmentation.outputs:
+        yield from _nifti_files(segmentation)
+    if CT in kept:
+        yield CT, kept[CT]
+    if segmentation.coded is not None:
+        making = dicom_files(segmentation.outputs, segmentation.labels, segmentation.coded)
+        for done, (name, make) in enumerate(making):
+            watch("write", (1 + done) / (2 + len(DICOM_FILES)))
+            yield name, make()
+    yield PREVIEW, kept[PREVIEW]
+    watch("write", 1.0)
+    yield REPORT, encode_report(segmentation)
+
+
+def _nifti_files(segmentation: Segmentation) -> Iterator[tuple[str, bytes]]:
+    """The label map and the masks."""
     makers: list[Callable[[], Volume]] = [lambda: segmentation.labels]
     makers += [partial(segmentation.mask, name) for name in segmentation.masks]
     names = (LABELS, *(f"{name}.nii.gz" for name in segmentation.masks))
     with ThreadPoolExecutor(usable_cores()) as pool:
         yield from zip(names, pool.map(lambda made: encode_nifti(made()), makers), strict=True)
-    watch("write", 1.0)
-    yield REPORT, encode_report(segmentation)
 
 
 def encode_report(segmentation: Segmentation) -> bytes:
@@ -151,6 +180,18 @@ def encode_report(segmentation: Segmentation) -> bytes:
     seconds["total"] = round(sum(segmentation.watch.seconds.values()), 4)
     whole = segmentation.report | {"seconds": seconds}
     return (json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _read(source: Path | Sequence[Path], options: Options, limits: Limits) -> Volume:
+    """The CT, with its DICOM headers where an output is made of them."""
+    volume = read_volume(source, options.series, limits, headers=bool(options.dicom))
+    if options.dicom and volume.source is None:
+        raise NotDicom(
+            f"The CT is NIfTI, and {options.dicom[0]} refers to the DICOM images it was made "
+            "from; send the DICOM series, or ask for other outputs.",
+            outputs=list(options.dicom),
+        )
+    return volume
 
 
 def _origin(source: Path | Sequence[Path]) -> dict[str, Any]:

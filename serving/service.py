@@ -1,48 +1,111 @@
-"""The BentoML service: the HTTP interface under ``/v1``, health and metrics beside it.
+"""The BentoML service: one process that answers, and the workers that segment beside it.
 
 ``bentoml serve serving.service:Islet``; settings are in ``serving.settings``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import bentoml
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from imaging.errors import IsletError
 from models.store import default_store
-from serving.api import Desk, Door
-from serving.metrics import Metrics
+from serving.api.desk import Desk
+from serving.api.door import Door
+from serving.api.threads import in_thread
+from serving.guard.middleware import Guard
+from serving.guard.rules import stop_if_exposed
+from serving.jobs.crew import Crew
+from serving.jobs.jobs import Jobs
+from serving.metrics import Metrics, exposition
+from serving.monailabel import Label
 from serving.settings import Settings
+from serving.ui.page import page
 
 logger = logging.getLogger("islet.serving")
 
-# BentoML would cut a request off after a minute; a long CT on a slow machine takes more, and the
-# desk bounds what waits.
+# BentoML would cut a request off after a minute; one that waits for its job may take longer.
 _TIMEOUT_S = 3600
+_TIDY_S = 5.0
 
 settings = Settings.from_environment()
+
+
+class Later:
+    """An application that is there once the process has made it."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
 door = Door()
+label = Later()
+front = Later()
 
 
-@bentoml.service(name="islet", workers=settings.workers, traffic={"timeout": _TIMEOUT_S})
+# Several processes would answer from the same records; one is enough, since none of the work is
+# done in it. BentoML's access log and its numbers would quote paths, which may name a study; the
+# guard's audit log names routes, and the numbers are our own.
+@bentoml.service(
+    name="islet",
+    workers=1,
+    traffic={"timeout": _TIMEOUT_S},
+    logging={"access": {"enabled": False}},
+    metrics={"enabled": False},
+)
+# Read from below: what is asked first comes last.
+@bentoml.asgi_app(front, path="/")
 @bentoml.asgi_app(door, path="/v1")
+@bentoml.asgi_app(label, path="/monailabel")
 class Islet:
-    """One worker."""
+    """The process that answers."""
 
     def __init__(self) -> None:
-        self._desk = Desk(settings, default_store(), Metrics())
-        self._loaded = False
-        door.desk = self._desk
-        self.__is_ready__()
+        self._jobs = Jobs(settings)
+        self._crew = Crew(settings)
+        metrics = Metrics()
+        front.app = Starlette(routes=[exposition(metrics, self._jobs), Mount("/", page)])
+        door.desk = Desk(settings, default_store(), metrics, self._jobs)
+        label.app = Label(door.desk)
+        self._tidying: asyncio.Task[None] | None = None
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    def check() -> None:
+        """Stop before anything listens where a service without tokens may not be seen."""
+        stop_if_exposed(settings)
+
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
+    async def start(self) -> None:
+        """Start the workers, and the task that tidies."""
+        await in_thread(self._crew.start)
+        self._tidying = asyncio.create_task(self._tidy())
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    async def stop(self) -> None:
+        """Stop the workers; what they had in hand goes on when the service is back."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+        await in_thread(self._crew.stop)
+        await in_thread(self._jobs.close)
 
     def __is_ready__(self) -> bool:
-        """Whether the default model is loaded; tried again at each question until it is."""
-        if not self._loaded:
+        """Whether a worker has loaded the default model."""
+        return self._jobs.ready()
+
+    async def _tidy(self) -> None:
+        while True:
             try:
-                self._desk.load_default()
-            except IsletError as error:
-                logger.error("not ready: %s: %s", error.code, error.message)
-            else:
-                self._loaded = True
-        return self._loaded
+                await in_thread(self._jobs.tidy)
+                await door.desk.watch.look()
+            except Exception as error:  # noqa: BLE001 - an edge: the next turn may do better
+                logger.error("tidying failed: %s", type(error).__name__)
+            await asyncio.sleep(_TIDY_S)
+
+
+Islet.add_asgi_middleware(Guard, settings=settings)  # type: ignore[attr-defined]

@@ -5,25 +5,40 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from imaging.errors import BadParameter
 from imaging.limits import DEFAULT_LIMITS, MIB, Limits
 from serving.engine import DEVICES
 
+_HOME = Path.home() / ".islet"
+
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one service process. The store is ``models.store.default_store`` (``ISLET_STORE``).
+    """Of one service. The store of models is ``models.store.default_store`` (``ISLET_STORE``).
 
     Attributes:
-        model: reference used when a request names none; ready means that it is loaded.
+        model: reference used when a request names none; ready means that a worker has loaded it.
         device: ``auto``, ``cpu`` or ``cuda``, used when a request names none.
         threads: of one inference; ``None`` takes the usable cores.
         limits: on one upload.
-        concurrency: segmentations at a time in one worker.
-        waiting: requests that may wait for a turn, beyond those; one more is refused (429).
-        keep_models: loaded sessions kept in memory.
-        workers: processes of the service.
+        spool: folder of the jobs' inputs and results; several hosts share it where they share a
+            database.
+        database: URL of the jobs' records and queue, ``postgresql://...``; ``None`` keeps both in
+            files of the spool.
+        workers: processes of this host that segment, each one job at a time; 0 leaves the work to
+            other hosts.
+        queue: jobs that may wait; one more is refused (429).
+        keep_hours: after its end a job and its result are kept that long.
+        job_seconds: a job may run that long.
+        model_memory_mb: loaded models of one worker together; the least recently used ones go.
+        model_idle_s: a model that nobody asked for that long is unloaded.
+        tokens: TOML file of bearer tokens and roles (``serving.guard``).
+        oidc: TOML file of the identity provider whose tokens are taken.
+        audit: file that every request is noted in, a JSON line each.
+        pacs: TOML file of the archives that may be asked (``serving.pacs``).
+        rules: TOML file of the rules that choose a series; ``None`` takes those that ship.
 
     Raises:
         BadParameter: a value outside its range.
@@ -33,10 +48,19 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
     limits: Limits = field(default=DEFAULT_LIMITS)
-    concurrency: int = 1
-    waiting: int = 4
-    keep_models: int = 3
+    spool: Path = _HOME / "spool"
+    database: str | None = None
     workers: int = 1
+    queue: int = 64
+    keep_hours: int = 24
+    job_seconds: int = 3600
+    model_memory_mb: int = 4096
+    model_idle_s: int = 3600
+    tokens: Path | None = None
+    oidc: Path | None = None
+    audit: Path | None = None
+    pacs: Path | None = None
+    rules: Path | None = None
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
@@ -44,12 +68,19 @@ class Settings:
                 f"ISLET_DEVICE is {self.device!r}; use one of {', '.join(DEVICES)}.",
                 device=self.device,
             )
+        if self.database is not None and not self.database.startswith("postgresql://"):
+            raise BadParameter(
+                "ISLET_DATABASE must be a postgresql:// URL, or unset for files in the spool."
+            )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Read ``ISLET_MODEL``, ``ISLET_DEVICE``, ``ISLET_THREADS``, ``ISLET_MAX_UPLOAD_MB``,
-        ``ISLET_MAX_UNPACKED_MB``, ``ISLET_MAX_FILES``, ``ISLET_MAX_VOXELS``,
-        ``ISLET_CONCURRENCY``, ``ISLET_WAITING``, ``ISLET_KEEP_MODELS`` and ``ISLET_WORKERS``.
+        """Read the attributes from ``ISLET_MODEL``, ``ISLET_DEVICE``, ``ISLET_THREADS``,
+        ``ISLET_SPOOL``, ``ISLET_DATABASE``, ``ISLET_WORKERS``, ``ISLET_QUEUE``,
+        ``ISLET_KEEP_HOURS``, ``ISLET_JOB_SECONDS``, ``ISLET_MODEL_MEMORY_MB``,
+        ``ISLET_MODEL_IDLE_S``, ``ISLET_TOKENS``, ``ISLET_OIDC``, ``ISLET_AUDIT``, ``ISLET_PACS``
+        and ``ISLET_RULES``; the limits from ``ISLET_MAX_UPLOAD_MB``, ``ISLET_MAX_UNPACKED_MB``,
+        ``ISLET_MAX_FILES`` and ``ISLET_MAX_VOXELS``.
 
         Raises:
             BadParameter: a value that is no whole number, or outside its range.
@@ -66,11 +97,24 @@ class Settings:
                 max_files=_whole(env, "ISLET_MAX_FILES", DEFAULT_LIMITS.max_files, 1),
                 max_voxels=_whole(env, "ISLET_MAX_VOXELS", DEFAULT_LIMITS.max_voxels, 1),
             ),
-            concurrency=_whole(env, "ISLET_CONCURRENCY", cls.concurrency, 1),
-            waiting=_whole(env, "ISLET_WAITING", cls.waiting),
-            keep_models=_whole(env, "ISLET_KEEP_MODELS", cls.keep_models, 1),
-            workers=_whole(env, "ISLET_WORKERS", cls.workers, 1),
+            spool=_path(env, "ISLET_SPOOL") or cls.spool,
+            database=env.get("ISLET_DATABASE") or None,
+            workers=_whole(env, "ISLET_WORKERS", cls.workers),
+            queue=_whole(env, "ISLET_QUEUE", cls.queue, 1),
+            keep_hours=_whole(env, "ISLET_KEEP_HOURS", cls.keep_hours),
+            job_seconds=_whole(env, "ISLET_JOB_SECONDS", cls.job_seconds, 1),
+            model_memory_mb=_whole(env, "ISLET_MODEL_MEMORY_MB", cls.model_memory_mb, 1),
+            model_idle_s=_whole(env, "ISLET_MODEL_IDLE_S", cls.model_idle_s, 1),
+            tokens=_path(env, "ISLET_TOKENS"),
+            oidc=_path(env, "ISLET_OIDC"),
+            audit=_path(env, "ISLET_AUDIT"),
+            pacs=_path(env, "ISLET_PACS"),
+            rules=_path(env, "ISLET_RULES"),
         )
+
+
+def _path(env: Mapping[str, str], name: str) -> Path | None:
+    return Path(env[name]).expanduser().resolve() if env.get(name) else None
 
 
 def _whole(env: Mapping[str, str], name: str, default: int, least: int = 0) -> int:

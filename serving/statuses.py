@@ -16,10 +16,38 @@ _TABLE: tuple[tuple[type[IsletError], int], ...] = (
     (errors.ModelNotFound, 404),
     (errors.DeviceUnavailable, 409),
     (errors.ServiceBusy, 429),
-    # Nobody is there to read it; the number is nginx's, for logs and metrics.
-    (errors.Cancelled, 499),
-    # A broken model in the store is the operator's fault, not the caller's.
+    (errors.JobNotFound, 404),
+    (errors.JobUnfinished, 409),
+    (errors.KeyReused, 409),
+    (errors.TimedOut, 504),
+    (errors.DiskFull, 507),
+    (errors.Unauthenticated, 401),
+    (errors.Forbidden, 403),
+    (errors.ProviderAway, 503),
+    (errors.SlowBody, 408),
+    (errors.ServerNotAllowed, 403),
+    (errors.NoSuitableSeries, 422),
+    (errors.PacsError, 502),
+    # As a status for who asks for the result of a job that was cancelled.
+    (errors.Cancelled, 410),
+    # A broken model in the store and a lost worker are the operator's fault, not the caller's.
     (IsletError, 500),
+)
+
+# Roots of the errors that a request can meet; the rest of the tree belongs to other floors.
+_ROOTS: tuple[type[IsletError], ...] = (
+    errors.InputError,
+    errors.BadParameter,
+    errors.ModelError,
+    errors.DeviceUnavailable,
+    errors.ServiceBusy,
+    errors.JobError,
+    errors.WorkerLost,
+    errors.TimedOut,
+    errors.DiskFull,
+    errors.AccessError,
+    errors.PacsError,
+    errors.Cancelled,
 )
 
 # What Starlette's router answers by itself.
@@ -35,10 +63,7 @@ def status_of(error: IsletError | type[IsletError]) -> int:
 
 def codes() -> dict[str, int]:
     """Every code that can stand in an error body, to its status."""
-    found = {kind.code: status_of(kind) for kind in _tree(errors.InputError)}
-    for root in (errors.BadParameter, errors.ModelError, errors.DeviceUnavailable):
-        found |= {kind.code: status_of(kind) for kind in _tree(root)}
-    found[errors.ServiceBusy.code] = status_of(errors.ServiceBusy)
+    found = {kind.code: status_of(kind) for root in _ROOTS for kind in _tree(root)}
     found |= {code: status for status, code in ROUTER_CODES.items()}
     return found | {INTERNAL: 500}
 

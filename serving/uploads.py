@@ -5,7 +5,8 @@ Client file names are never used: they may hold names of patients or paths out o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -30,19 +31,16 @@ class Upload:
     Attributes:
         files: in the order they came, under names of our own.
         parameters: form fields by name, each with the values it was given.
+        digest: SHA-256 over the files' bytes, the same for a form however it was wrapped.
     """
 
     files: list[Path] = field(default_factory=list)
     parameters: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def source(self) -> Path | Sequence[Path]:
-        """What ``imaging.read.read_volume`` takes: one file, or several of a series."""
-        return self.files[0] if len(self.files) == 1 else self.files
+    digest: bytes = b""
 
 
 async def receive(request: Request, folder: Path, limits: Limits) -> Upload:
-    """Stream a request's body into ``folder``.
+    """Stream a request's body into ``folder``, which is made where it is missing.
 
     A ``multipart/form-data`` body is files (under any field names) and parameters; any other body
     is one file whose content decides what it is, whatever its Content-Type says.
@@ -56,6 +54,7 @@ async def receive(request: Request, folder: Path, limits: Limits) -> Upload:
         starlette.requests.ClientDisconnect: the client went away.
     """
     check_length(request, limits)
+    folder.mkdir(exist_ok=True)
     kind, options = parse_options_header(request.headers.get("content-type"))
     sink: _Form | _Raw
     if kind == b"multipart/form-data":
@@ -86,7 +85,7 @@ def check_length(request: Request, limits: Limits) -> None:
 def _too_large(limits: Limits, size: int) -> InputTooLarge:
     return InputTooLarge(
         f"The body has {size} bytes or more, over the limit of {limits.max_bytes} "
-        f"({limits.max_bytes // MIB} MiB); send one CT, compressed.",
+        f"({limits.max_bytes // MIB} MiB); send less, compressed.",
         limit=limits.max_bytes,
     )
 
@@ -97,15 +96,17 @@ class _Raw:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "body"
         self._file = self._path.open("wb")
+        self._digest = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
         self._file.write(data)
+        self._digest.update(data)
 
     def finish(self) -> Upload:
         self._file.close()
         if not self._path.stat().st_size:
             raise EmptyInput("The body is empty; send a CT as the body or in a multipart form.")
-        return Upload([self._path])
+        return Upload([self._path], digest=self._digest.digest())
 
     def close(self) -> None:
         self._file.close()
@@ -131,6 +132,9 @@ class _Form:
         self._name = ""
         self._value = bytearray()
         self._file: BinaryIO | None = None
+        # Of the files' own digests: where one file ends and the next begins counts.
+        self._digest = hashlib.sha256()
+        self._of_file = hashlib.sha256()
         callbacks: dict[str, Callable[..., None]] = {
             "on_part_begin": self._part_begin,
             "on_header_begin": self._header_begin,
@@ -160,6 +164,7 @@ class _Form:
             raise EmptyInput(
                 "The form holds no file; add a part with a filename, such as curl -F ct=@ct.nii.gz."
             )
+        self._upload.digest = self._digest.digest()
         return self._upload
 
     def close(self) -> None:
@@ -197,11 +202,13 @@ class _Form:
             )
         path = self._folder / f"{count:06d}"
         self._file = path.open("wb")
+        self._of_file = hashlib.sha256()
         self._upload.files.append(path)
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._file is not None:
             self._file.write(data[start:end])
+            self._of_file.update(data[start:end])
             return
         if len(self._value) + end - start > MAX_FIELD_BYTES:
             raise BadParameter(
@@ -215,6 +222,7 @@ class _Form:
         if self._file is not None:
             self._file.close()
             self._file = None
+            self._digest.update(self._of_file.digest())
         elif self._name and self._value:
             text = self._value.decode("utf-8", "replace")
             self._upload.parameters.setdefault(self._name, []).append(text)

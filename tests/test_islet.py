@@ -15,6 +15,9 @@ from imaging.version import VERSION
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "monai", "onnxruntime", "onnx", "bentoml", "SimpleITK", "nibabel", "training")
 
+# What the command line says of serving, and no more.
+SERVING = {"serving", "serving.guard", "serving.guard.commands", "serving.models_cli"}
+
 
 def loaded_by(*argv: str) -> set[str]:
     """Names of the modules that a command line brings in, in a fresh process."""
@@ -33,31 +36,20 @@ def loaded_by(*argv: str) -> set[str]:
 @pytest.mark.parametrize(
     "argv",
     [("--help",), ("--version",)]
-    + [
-        (name, "--help")
-        for name in (
-            *(
-                "segment",
-                "demo",
-                "serve",
-                "models",
-                "train",
-                "crossvalidate",
-                "evaluate",
-                "federate",
-            ),
-        )
-    ],
+    # One of each that adds its own.
+    + [(name, "--help") for name in ("segment", "models", "token", "train", "federate")],
     ids=" ".join,
 )
 def test_help_brings_in_no_floor(argv: tuple[str, ...]) -> None:
-    assert not loaded_by(*argv) & {*HEAVY, "serving", "models", "nvflare"}
+    modules = loaded_by(*argv)
+    assert not modules & {*HEAVY, "models", "nvflare", "httpx", "sqlalchemy", "pynetdicom"}
+    assert {m for m in modules if m.split(".")[0] == "serving"} <= SERVING
 
 
 def test_serving_brings_in_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISLET_STORE", str(tmp_path))
     modules = loaded_by("models")
-    assert "serving.commands" in modules
+    assert "models.store" in modules
     assert not modules & {"torch", "monai", "training", "models.architectures", "bentoml"}
     (tmp_path / "no-ct").write_bytes(b"not a CT")
     modules = loaded_by("segment", str(tmp_path / "no-ct"), "-o", str(tmp_path / "out"))
@@ -69,7 +61,8 @@ def test_training_brings_in_no_serving(tmp_path: Path) -> None:
     modules = loaded_by("train", "nosuch", "--data", str(tmp_path), "-o", str(tmp_path))
     assert "training.commands" in modules
     assert "torch" in modules
-    assert not {m for m in modules if m.split(".")[0] in ("serving", "bentoml", "nvflare")}
+    assert not {m for m in modules if m.split(".")[0] in ("bentoml", "nvflare")}
+    assert {m for m in modules if m.split(".")[0] == "serving"} <= SERVING
     # What the command line says of a federation, and no more.
     named = {m for m in modules if m.split(".")[0] == "federation"}
     assert named <= {"federation", "federation.commands"}
@@ -81,7 +74,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     for name in (
-        *("segment", "demo", "serve", "models", "train", "crossvalidate", "evaluate", "federate"),
+        *("segment", "jobs", "demo", "serve", "work", "dimse", "models", "token"),
+        *("train", "crossvalidate", "evaluate", "federate"),
     ):
         assert name in text
     assert "export" in text
@@ -127,6 +121,6 @@ def test_an_interrupt_exits_quietly(
     def interrupted(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "models", interrupted)
-    assert islet.main(["models"]) == 130
+    monkeypatch.setattr(commands, "serve", interrupted)
+    assert islet.main(["serve"]) == 130
     assert capsys.readouterr().err == ""

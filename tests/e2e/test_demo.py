@@ -11,7 +11,7 @@ from PIL import Image
 
 from models.store import Store
 from serving import commands
-from serving import demo as demo_module
+from serving.client import Client
 from tests.imaging.dicom_files import write_series
 from tests.serving.tiny_model import publish
 
@@ -46,7 +46,7 @@ def test_a_refusal_is_told_and_the_service_stopped(
 ) -> None:
     (args.ct / "0004.dcm").unlink()
     assert commands.demo(args) == 1
-    assert "422 missing_slices" in capsys.readouterr().out
+    assert "refused the CT (missing_slices)" in capsys.readouterr().out
 
 
 def test_ctrl_c_leaves_no_process(
@@ -55,7 +55,7 @@ def test_ctrl_c_leaves_no_process(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo_module, "post", interrupted)
+    monkeypatch.setattr(Client, "segment", interrupted)
     with pytest.raises(KeyboardInterrupt):
         commands.demo(args)
     assert b"cleanup finalized" in (args.out / "service.log").read_bytes()

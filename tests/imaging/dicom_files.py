@@ -74,10 +74,11 @@ def write_series(
     """Write a classic CT, one file a slice, ascending along the normal; ``edit`` spoils a slice."""
     folder.mkdir(parents=True, exist_ok=True)
     series, frame_of_reference = series or generate_uid(), generate_uid()
+    study = generate_uid()
     files = []
     for index, pixels in enumerate(stored):
         ds = _image(pixels, CTImageStorage, series, frame_of_reference, syntax)
-        ds.InstanceNumber = index + 1
+        ds.StudyInstanceUID, ds.InstanceNumber = study, index + 1
         ds.ImagePositionPatient = [f"{v:.10g}" for v in grid.world(index, 0, 0)]
         ds.ImageOrientationPatient = [f"{v:.12f}"[:16] for v in grid.orientation]
         ds.PixelSpacing = [grid.rows, grid.columns]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import shutil
 import stat
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from imaging.errors import BadManifest, BadParameter, CorruptModel, ModelNotFound
+from models.manifest import Provenance
 from models.store import Store, default_store
 from tests.models.manifests import manifest
 from tests.models.onnx_graphs import write
@@ -199,6 +201,127 @@ def test_what_lies_about_is_ignored(store: Store, file: Path) -> None:
     assert store.publish(file).version == 3
 
 
+def test_an_alias_that_points_nowhere_says_so(store: Store, file: Path) -> None:
+    store.publish(file)
+    (store.root / "tiny" / "aliases" / "gone").write_text("77\n")
+    with pytest.raises(ModelNotFound, match=r"tiny@gone points to version 77.*to one of \[1\]"):
+        store.resolve("tiny@gone")
+
+
+def test_a_removed_version_is_gone_and_its_number_with_it(store: Store, file: Path) -> None:
+    for _ in range(2):
+        made = store.publish(file)
+    with pytest.raises(BadParameter, match="tiny@2 is what live points to"):
+        store.remove("tiny", 2)
+    store.point("tiny", "live", 1)
+    store.remove("tiny", 2)
+    assert store.versions("tiny") == [1]
+    for gone in (lambda: store.resolve("tiny@2"), lambda: store.remove("tiny", 2)):
+        with pytest.raises(ModelNotFound):
+            gone()
+    with pytest.raises(ModelNotFound):
+        store.point("tiny", "live", 2)
+    with pytest.raises(ModelNotFound, match="tiny@2 was removed"):
+        made.read()
+    assert store.publish(file, ()).version == 3
+
+
+def test_a_broken_version_can_be_removed(store: Store, file: Path) -> None:
+    store.publish(file, ()).path.write_bytes(b"broken")
+    store.remove("tiny", 1)
+    assert store.names() == []
+    assert store.publish(file).version == 2
+
+
+def test_a_removed_alias_leaves_the_version(store: Store, file: Path) -> None:
+    store.publish(file, ("live", "global"))
+    store.unpoint("tiny", "global")
+    assert store.aliases("tiny") == {"live": 1}
+    for name, alias in (("tiny", "global"), ("other", "live"), ("tiny", "../aliases/live")):
+        with pytest.raises(ModelNotFound):
+            store.unpoint(name, alias)
+    assert store.resolve("tiny").version == 1
+
+
+def test_what_ships_with_islet_is_not_removed_but_shows_again(tmp_path: Path, file: Path) -> None:
+    Store(tmp_path / "released", behind=()).publish(file)
+    store = Store(tmp_path / "own", behind=(tmp_path / "released",))
+    with pytest.raises(BadParameter, match="ships with Islet"):
+        store.unpoint("tiny", "live")
+    with pytest.raises(BadParameter, match="ships with Islet"):
+        store.remove("tiny", 1)
+    store.publish(file)
+    store.unpoint("tiny", "live")
+    assert store.resolve("tiny").version == 1
+    store.remove("tiny", 2)
+    assert store.versions("tiny") == [1]
+    assert Store(tmp_path / "released", behind=()).aliases("tiny") == {"live": 1}
+
+
+def test_an_alias_never_names_what_is_being_removed(store: Store, file: Path) -> None:
+    for _ in range(20):
+        store.publish(file, ())
+
+    def point() -> None:
+        for version in range(1, 20):
+            with contextlib.suppress(ModelNotFound):
+                store.point("tiny", "live", version)
+
+    def remove() -> None:
+        for version in range(1, 20):
+            with contextlib.suppress(BadParameter):
+                store.remove("tiny", version)
+
+    threads = [threading.Thread(target=work) for work in (point, remove)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert store.resolve("tiny").version in store.versions("tiny")
+
+
+def _scoped(store: Store, folder: Path, scope: str, *aliases: str) -> None:
+    made = manifest(
+        provenance=Provenance("test", scope=scope, site=aliases[0] if aliases else None)
+    )
+    store.publish(write(folder / "x.onnx", made, len(store.versions("tiny"))), aliases)
+
+
+def test_a_scope_names_the_one_model_that_has_it(store: Store, tmp_path: Path) -> None:
+    _scoped(store, tmp_path, "central", "live")
+    _scoped(store, tmp_path, "local")
+    assert store.resolve("tiny@local").version == 2
+    assert store.resolve("tiny@central").version == 1
+    with pytest.raises(ModelNotFound):
+        store.resolve("tiny@global")
+    with pytest.raises(ModelNotFound):
+        store.resolve("other@local")
+    # What an alias names goes before what lies about.
+    for _ in range(2):
+        _scoped(store, tmp_path, "local", "site-1")
+    assert store.aliases("tiny") == {"live": 1, "site-1": 4}
+    assert store.resolve("tiny@local").version == 4
+
+
+def test_a_scope_of_several_models_names_them(store: Store, tmp_path: Path) -> None:
+    _scoped(store, tmp_path, "local", "site-1")
+    _scoped(store, tmp_path, "local", "site-2")
+    with pytest.raises(BadParameter, match="tiny@site-1, tiny@site-2") as caught:
+        store.resolve("tiny@local")
+    assert caught.value.details["candidates"] == ["tiny@site-1", "tiny@site-2"]
+    store.unpoint("tiny", "site-1")
+    assert store.resolve("tiny@local").version == 2
+    store.unpoint("tiny", "site-2")
+    with pytest.raises(BadParameter, match="tiny@1, tiny@2"):
+        store.resolve("tiny@local")
+
+
+def test_an_alias_of_a_scopes_name_wins(store: Store, tmp_path: Path) -> None:
+    _scoped(store, tmp_path, "global")
+    _scoped(store, tmp_path, "local", "global")
+    assert store.resolve("tiny@global").version == 2
+
+
 def test_an_empty_store_has_nothing(store: Store) -> None:
     assert store.names() == []
     with pytest.raises(ModelNotFound, match="none"):
@@ -265,7 +388,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(mkdtemp(prefix="islet-test-"))
         self.store = Store(self.folder / "store", behind=())
-        self.versions: dict[str, list[float]] = {}
+        self.versions: dict[str, list[float | None]] = {}
         self.pointed: dict[tuple[str, str], int] = {}
 
     @rule(name=names, factor=st.floats(0, 9), aliases=st.lists(aliases, max_size=2))
@@ -279,12 +402,38 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.versions)
     @rule(name=names, alias=aliases, version=st.integers(0, 4))
     def point(self, name: str, alias: str, version: int) -> None:
-        if 1 <= version <= len(self.versions.get(name, [])):
+        if version in self._there(name):
             self.store.point(name, alias, version)
             self.pointed[name, alias] = version
         else:
             with pytest.raises(ModelNotFound):
                 self.store.point(name, alias, version)
+
+    @precondition(lambda self: self.versions)
+    @rule(name=names, version=st.integers(1, 4))
+    def remove(self, name: str, version: int) -> None:
+        pointed = [alias for (n, alias), v in self.pointed.items() if (n, v) == (name, version)]
+        if version not in self._there(name):
+            with pytest.raises(ModelNotFound):
+                self.store.remove(name, version)
+        elif pointed:
+            with pytest.raises(BadParameter):
+                self.store.remove(name, version)
+        else:
+            self.store.remove(name, version)
+            self.versions[name][version - 1] = None
+
+    @rule(name=names, alias=aliases)
+    def unpoint(self, name: str, alias: str) -> None:
+        if self.pointed.pop((name, alias), None) is not None:
+            self.store.unpoint(name, alias)
+        else:
+            with pytest.raises(ModelNotFound):
+                self.store.unpoint(name, alias)
+
+    def _there(self, name: str) -> list[int]:
+        made = enumerate(self.versions.get(name, []), 1)
+        return [version for version, factor in made if factor is not None]
 
     @rule()
     def open_again(self) -> None:
@@ -298,14 +447,16 @@ class StoreMachine(RuleBasedStateMachine):
             return
         made = self.store.resolve(f"{name}@{alias}")
         assert made.version == self.pointed[name, alias]
-        write(self.folder / "x.onnx", manifest(name=name), self.versions[name][made.version - 1])
+        factor = self.versions[name][made.version - 1]
+        assert factor is not None
+        write(self.folder / "x.onnx", manifest(name=name), factor)
         assert made.path.read_bytes() == (self.folder / "x.onnx").read_bytes()
 
     @invariant()
     def lists_agree(self) -> None:
-        assert self.store.names() == sorted(self.versions)
-        for name, made in self.versions.items():
-            assert self.store.versions(name) == list(range(1, len(made) + 1))
+        assert self.store.names() == sorted(n for n in self.versions if self._there(n))
+        for name in self.versions:
+            assert self.store.versions(name) == self._there(name)
             assert self.store.aliases(name) == {
                 alias: v for (n, alias), v in self.pointed.items() if n == name
             }

@@ -16,7 +16,7 @@ from imaging.errors import InputError
 from tests.imaging.dicom_files import Edit, stored_values, write_series
 from tests.imaging.nifti_files import STORED, image, overwritten
 from tests.imaging.test_dicom import REFUSALS
-from tests.serving.test_api import Service, error_of, service  # noqa: F401 - a fixture
+from tests.serving.api.house import Service, error_of
 
 
 def as_form(paths: list[Path]) -> list[tuple[str, tuple[str, bytes]]]:
@@ -25,7 +25,7 @@ def as_form(paths: list[Path]) -> list[tuple[str, tuple[str, bytes]]]:
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_faulty_series_is_refused_with_its_code(
-    service: Service,  # noqa: F811
+    service: Service,
     tmp_path: Path,
     name: str,
 ) -> None:
@@ -40,7 +40,7 @@ def test_a_faulty_series_is_refused_with_its_code(
 
 
 def test_of_several_series_one_can_be_chosen(
-    service: Service,  # noqa: F811
+    service: Service,
     tmp_path: Path,
 ) -> None:
     stored = np.full((5, 40, 48), 1024, np.uint16)
@@ -53,13 +53,13 @@ def test_of_several_series_one_can_be_chosen(
     error = error_of(service.client.post("/v1/segment", files=as_form(files)))
     assert error["code"] == "several_series"
     assert all(uid in error["message"] for uid in uids)
-    url = f"/v1/segment?output=json&series={uids[1]}"
+    url = f"/v1/segment?outputs=report&series={uids[1]}"
     report = service.client.post(url, files=as_form(files)).json()
     assert report["input"]["shape"] == [5, 40, 48]
     assert report["input"]["format"] == "dicom"
 
 
-def refused(service: Service, data: bytes | bytearray, status: int, code: str) -> None:  # noqa: F811
+def refused(service: Service, data: bytes | bytearray, status: int, code: str) -> None:
     answer = service.client.post("/v1/segment", content=bytes(data))
     error = error_of(answer)
     assert (answer.status_code, error["code"]) == (status, code), error
@@ -117,7 +117,7 @@ ARCHIVES = {
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_a_faulty_archive_is_refused_with_its_code(
-    service: Service,  # noqa: F811
+    service: Service,
     name: str,
 ) -> None:
     refused(service, *ARCHIVES[name])
@@ -143,7 +143,7 @@ NIFTIS = {
 
 @pytest.mark.parametrize("name", NIFTIS)
 def test_a_faulty_nifti_is_refused_with_its_code(
-    service: Service,  # noqa: F811
+    service: Service,
     name: str,
 ) -> None:
     refused(service, *NIFTIS[name])

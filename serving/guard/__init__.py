@@ -1,0 +1,1 @@
+"""Who may ask for what: tokens, roles, limits on who asks, and the audit log."""

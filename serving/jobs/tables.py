@@ -1,0 +1,239 @@
+"""The records' tables, in SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+)
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from imaging.errors import IsletError, ServiceBusy, ServiceFailed
+from serving.jobs.failures import disk_full
+
+# Raised with every change of the tables.
+LAYOUT = 1
+
+# A write waits that long for other writers.
+_BUSY_S = 10
+# Told to callers when the database is away.
+_AWAY_S = 5
+# Any number that no other program locks in the same database.
+_LOCK = 0x151E7
+_PING = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+_METADATA = MetaData()
+
+JOBS = Table(
+    "islet_jobs",
+    _METADATA,
+    Column("id", String(32), primary_key=True),
+    # Number in order of arrival.
+    Column("arrival", BigInteger, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("owner", Text, nullable=False),
+    # Idempotency key of that owner, and what came with it.
+    Column("key", Text),
+    Column("fingerprint", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("started", Double),
+    Column("ended", Double),
+    # Number in order of ending.
+    Column("ending", BigInteger),
+    Column("attempts", Integer, nullable=False, default=0),
+    # Attempts whose worker died or went silent.
+    Column("losses", Integer, nullable=False, default=0),
+    Column("step", Text),
+    Column("part", Double, nullable=False, default=0.0),
+    Column("model", String(64)),
+    Column("result", JSON(none_as_null=True)),
+    Column("error", JSON(none_as_null=True)),
+    Column("cancelling", Boolean, nullable=False, default=False),
+    # To be deleted as soon as it ended.
+    Column("forget", Boolean, nullable=False, default=False),
+    # Its input and scratch are gone.
+    Column("cleared", Boolean, nullable=False, default=False),
+    Column("worker", String(32)),
+    # The worker must be heard of before then.
+    Column("lease", Double),
+    Index("islet_jobs_turn", "state", "priority", "arrival"),
+    Index("islet_jobs_ending", "ending"),
+    Index("islet_jobs_key", "owner", "key", unique=True),
+)
+
+WORKERS = Table(
+    "islet_workers",
+    _METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("host", Text, nullable=False),
+    # Of the machine and its container, since it was started; tells whether ``pid`` means anything.
+    Column("place", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("ready", Boolean, nullable=False),
+    Column("models", JSON, nullable=False),
+    Column("memory_mb", Double, nullable=False),
+    # Why it is not ready.
+    Column("error", JSON(none_as_null=True)),
+    Column("seen", Double, nullable=False),
+)
+
+# Counters: how many jobs arrived and ended. Whoever adds to one holds its row until the end of the
+# transaction, so numbers become visible in their order.
+MARKS = Table(
+    "islet_marks",
+    _METADATA,
+    Column("name", String(16), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+ARRIVED, ENDED_MARK, _LAYOUT_MARK = "arrived", "ended", "layout"
+
+
+class Records:
+    """A database that holds the tables.
+
+    Args:
+        url: ``sqlite:///...`` or ``postgresql://...``.
+        clock: Unix seconds for tests; ``None`` takes the one clock that all who share the database
+            have: its own for PostgreSQL, the machine's for SQLite.
+
+    Raises:
+        ServiceFailed: the tables are another version's.
+    """
+
+    def __init__(self, url: str, clock: Any = None) -> None:
+        self._clock = clock
+        self.embedded = url.startswith("sqlite:")
+        self._engine = _sqlite(url) if self.embedded else _postgresql(url)
+        try:
+            with self.alone() as connection:
+                _METADATA.create_all(connection)
+                _check_layout(connection)
+        except IsletError:
+            self.close()
+            raise
+
+    def now(self) -> ColumnElement[float]:
+        """The time, in SQL."""
+        if self._clock is not None:
+            return literal(self._clock(), Double)
+        if self.embedded:
+            return literal(time.time(), Double)
+        return func.extract("epoch", func.clock_timestamp()).cast(Double)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection whose every statement sees what is committed; takes no lock."""
+        with _named_errors(), self._engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction, on the disk itself when the block has ended.
+
+        Raises:
+            ServiceBusy: the database cannot be reached or is kept busy; also from :meth:`read`.
+            DiskFull: there is no room for it.
+        """
+        with _named_errors(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """A transaction in which no other process makes tables."""
+        with self.write() as connection:
+            if not self.embedded:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _LOCK})
+            yield connection
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        if "disk is full" in str(error.orig):
+            raise disk_full() from error
+        raise ServiceBusy(
+            f"The job records cannot be reached; try again in {_AWAY_S} s.",
+            retry_after_s=_AWAY_S,
+        ) from error
+
+
+def _sqlite(url: str) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": _BUSY_S}, hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def opened(connection: Any, _record: Any) -> None:
+        # The driver would begin transactions late, as readers, which cannot wait for writers.
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(url: str) -> Engine:
+    return create_engine(
+        url.replace("postgresql://", "postgresql+psycopg://", 1),
+        connect_args=_PING,
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )
+
+
+def _check_layout(connection: Connection) -> None:
+    rows = connection.execute(select(MARKS.c.name, MARKS.c.value)).all()
+    found = {row.name: row.value for row in rows}
+    if not found:
+        first = {ARRIVED: 0, ENDED_MARK: 0, _LAYOUT_MARK: LAYOUT}
+        connection.execute(insert(MARKS), [{"name": n, "value": v} for n, v in first.items()])
+    elif found[_LAYOUT_MARK] != LAYOUT:
+        raise ServiceFailed(
+            f"The job records have layout {found[_LAYOUT_MARK]}, this version reads {LAYOUT}; set "
+            "ISLET_SPOOL or ISLET_DATABASE to an empty place.",
+            found=found[_LAYOUT_MARK],
+            known=LAYOUT,
+        )

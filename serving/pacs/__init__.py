@@ -1,0 +1,1 @@
+"""Archives: DICOMweb servers that are asked by name, DIMSE peers, rules that choose a series."""

@@ -1,0 +1,201 @@
+"""Jobs outlive what runs them: a service that is killed again and again, a host that is gone."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imaging.read import read_volume
+from imaging.writers.nifti import encode_nifti
+from models.store import Store
+from serving.jobs.jobs import Jobs
+from serving.jobs.ledger import LEASE_S
+from serving.jobs.record import ENDED, State
+from serving.process import free_port, serve_command, serve_environment
+from serving.settings import Settings
+from tests.serving.jobs import postgres
+from tests.serving.jobs.conftest import until
+from tests.serving.tiny_model import boxes_ct, publish
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+SEED = 20261121
+JOBS, CLIENTS, KILLS = 20, 8, 5
+ROOT = Path(__file__).resolve().parents[2]
+ODD = ROOT / "tests" / "serving" / "jobs" / "odd"
+# What a client meets while the service is down or going down.
+_BROKEN = (urllib.error.URLError, http.client.HTTPException, OSError)
+
+
+@dataclass
+class Service:
+    """A service that is killed and started again, always at the same port and spool."""
+
+    environment: dict[str, str]
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                serve_command("127.0.0.1", self.port),
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+        """An answer, sooner or later: what breaks off is asked again."""
+        url = f"http://127.0.0.1:{self.port}/v1{path}"
+        deadline = time.monotonic() + 120
+        while True:
+            request = urllib.request.Request(url, body, headers)
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return answer.status, answer.read()
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, error.read()
+            except _BROKEN:
+                assert time.monotonic() < deadline, "the service does not come back"
+                time.sleep(0.1)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    store = Store(tmp_path / "store", behind=())
+    publish(store, tmp_path)
+    spool = {"ISLET_STORE": str(store.root), "ISLET_SPOOL": str(tmp_path / "spool")}
+    made = Service(serve_environment(os.environ | spool), free_port(), tmp_path / "log")
+    made.start()
+    yield made
+    made.kill()
+
+
+def test_every_job_is_done_once_though_the_service_is_killed(
+    service: Service, tmp_path: Path
+) -> None:
+    chance = random.Random(SEED)
+    done: list[int] = []
+    results: dict[int, tuple[str, bytes]] = {}
+
+    def client(number: int) -> None:
+        results[number] = _one_job(service, number)
+        done.append(number)
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        running = [clients.submit(client, number) for number in range(JOBS)]
+        for kill in range(KILLS):
+            # Enough is left to be lost each time.
+            until(lambda least=3 * kill: len(done) >= least or _failed(running), 60)
+            time.sleep(chance.uniform(0.0, 0.6 if done else 6.0))
+            service.kill()
+            service.start()
+        for one in running:
+            one.result(120)
+
+    assert len({id for id, _ in results.values()}) == JOBS
+    for number, (_, archive) in results.items():
+        np.testing.assert_array_equal(_labels(archive, tmp_path), _boxes(number)[1])
+    listed = json.loads(service.ask("/jobs")[1])["jobs"]
+    assert {job["id"] for job in listed} == {id for id, _ in results.values()}
+    assert {job["state"] for job in listed} == {"done"}
+    # Each job left one result, and no attempt's scratch.
+    kept = [path for path in (tmp_path / "spool" / "jobs").rglob("*") if path.is_file()]
+    assert len(kept) == JOBS
+
+
+def test_a_hosts_job_goes_to_another_host_when_it_is_gone(tmp_path: Path) -> None:
+    """Two hosts: namespaces of their own for processes, network and host name."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("hosts are played by namespaces, which need root and unshare")
+    store = Store(tmp_path / "store", behind=())
+    publish(store, tmp_path)
+    with postgres.server() as sockets:
+        settings = Settings(spool=tmp_path / "spool", database=postgres.fresh(sockets), workers=0)
+        environment = os.environ | {
+            "ISLET_STORE": str(store.root),
+            "ISLET_SPOOL": str(settings.spool),
+            "ISLET_DATABASE": str(settings.database),
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ODD))),
+        }
+        jobs = Jobs(settings)
+        hosts = {name: _host(name, environment) for name in ("host-a", "host-b")}
+        try:
+            until(lambda: {w["host"] for w in jobs.workers() if w["ready"]} == set(hosts), 60)
+            slow = [jobs.submit("slow", {"seconds": 4}, "anna", None) for _ in range(2)]
+            until(lambda: jobs.counts()[State.RUNNING] == 2)
+            began = time.monotonic()
+            hosts["host-a"].kill()
+            until(lambda: all(jobs.get(job.id).state in ENDED for job in slow), 60)
+        finally:
+            for host in hosts.values():
+                host.kill()
+                host.wait()
+        ended = [jobs.get(job.id) for job in slow]
+        assert [job.state for job in ended] == [State.DONE] * 2
+        assert sorted(job.attempts for job in ended) == [1, 2]
+        # Only the silence could tell: nobody here can see that host's processes.
+        assert time.monotonic() - began > LEASE_S / 2
+        jobs.close()
+
+
+def _one_job(service: Service, number: int) -> tuple[str, bytes]:
+    """Submit a CT and fetch its result, as a client would that may lose any answer."""
+    headers = {"Idempotency-Key": f"job-{number}", "Content-Type": "application/octet-stream"}
+    status, answer = service.ask("/jobs", encode_nifti(_boxes(number)[0]), **headers)
+    assert status == 202, answer
+    id = json.loads(answer)["id"]
+    while True:
+        status, answer = service.ask(f"/jobs/{id}/result")
+        if status == 200:
+            return id, answer
+        assert status == 409, answer
+        time.sleep(0.05)
+
+
+def _boxes(number: int) -> tuple[Any, Any]:
+    """A CT of another size for each number, so that results cannot be mixed up."""
+    return boxes_ct((20 + number, 40, 48))
+
+
+def _labels(archive: bytes, folder: Path) -> Any:
+    with zipfile.ZipFile(io.BytesIO(archive)) as packed:
+        (folder / "labels.nii.gz").write_bytes(packed.read("labels.nii.gz"))
+    return read_volume(folder / "labels.nii.gz").array
+
+
+def _failed(running: list[Any]) -> bool:
+    return any(one.done() and one.exception() for one in running)
+
+
+def _host(name: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """``islet work`` as if on another machine; killing it kills all that runs there."""
+    spaces = ["--uts", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    script = f"hostname {name} && exec {sys.executable} -m islet work --workers 1"
+    return subprocess.Popen(["unshare", *spaces, "sh", "-c", script], env=environment, cwd=ROOT)
