@@ -23,9 +23,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 setup: $(VENV)/.dev
 
 # The page at /, where npm is at hand; without it the service says there how to build it.
-$(UI): serving/ui/package-lock.json $(wildcard serving/ui/*.html serving/ui/*.js serving/ui/src/*)
+$(UI): $(addprefix serving/ui/,package.json package-lock.json tsconfig.json build.js index.html) $(wildcard serving/ui/src/*)
 	if command -v npm > /dev/null; then \
-	    npm ci --prefix serving/ui --no-audit --no-fund && npm run build --prefix serving/ui; \
+	    npm ci --prefix serving/ui --ignore-scripts --no-audit --no-fund && npm run build --prefix serving/ui; \
 	fi
 
 ui: $(UI)
@@ -64,4 +64,4 @@ bento: $(VENV)/.serving $(UI)
 	$(BIN)/bentoml build
 
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) out build *.egg-info serving/ui/built serving/ui/node_modules

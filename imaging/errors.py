@@ -14,7 +14,7 @@ offending value and the fix for people. HTTP statuses are decided from this tree
     │   ├── BadShape                bad_shape            not one 3D frame
     │   ├── BadGeometry             bad_geometry         an affine that maps no grid
     │   ├── BadVoxels               bad_voxels           no finite Hounsfield units
-    │   ├── NotDicom                not_dicom            a DICOM output of a CT that came without one
+    │   ├── NotDicom                not_dicom            a DICOM output of what is not DICOM
     │   ├── ModelRefused            model_refused        a model that the store does not take in
     │   └── DicomError              a DICOM series that is no plain CT volume
     │       ├── SeveralSeries       several_series
@@ -38,6 +38,7 @@ offending value and the fix for people. HTTP statuses are decided from this tree
     ├── DataError                   bad_case             a training case is at fault
     ├── DeviceUnavailable           device_unavailable   the asked device is not on this machine
     ├── ServiceBusy                 busy                 the queue is full; worth trying again
+    │   └── RecordsAway             records_away         the jobs' records cannot be reached
     ├── ServiceFailed               service_failed       a service that was started does not serve
     ├── FederationError             federation_error     hospitals that train together
     │   ├── JobFailed               job_failed           no further round can be made
@@ -47,7 +48,7 @@ offending value and the fix for people. HTTP statuses are decided from this tree
     ├── JobError                    a job is not what the request takes it for
     │   ├── JobNotFound             job_not_found        no such job, or its result was cleaned up
     │   ├── JobUnfinished           job_unfinished       there is no result yet
-    │   └── KeyReused               key_reused           an idempotency key came with another request
+    │   └── KeyReused               key_reused           an idempotency key of another request
     ├── WorkerLost                  worker_lost          every worker that took a job died over it
     ├── TimedOut                    timed_out            a job took longer than it may
     ├── DiskFull                    disk_full            there is no room to write
@@ -281,6 +282,10 @@ class ServerNotAllowed(PacsError):
 
 class NoSuitableSeries(PacsError):
     code = "no_suitable_series"
+
+
+class RecordsAway(ServiceBusy):
+    code = "records_away"
 
 
 class Cancelled(IsletError):

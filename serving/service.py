@@ -13,16 +13,19 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from imaging.errors import IsletError
 from models.store import default_store
 from serving.api.desk import Desk
 from serving.api.door import Door
 from serving.api.threads import in_thread
 from serving.guard.middleware import Guard
-from serving.guard.rules import stop_if_exposed
+from serving.guard.rules import asked_host, check_exposure
 from serving.jobs.crew import Crew
 from serving.jobs.jobs import Jobs
 from serving.metrics import Metrics, exposition
 from serving.monailabel import Label
+from serving.pacs.config import load
+from serving.pacs.rules import load_rules
 from serving.settings import Settings
 from serving.ui.page import page
 
@@ -77,8 +80,14 @@ class Islet:
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def check() -> None:
-        """Stop before anything listens where a service without tokens may not be seen."""
-        stop_if_exposed(settings)
+        """Stop with a sentence, in the first process and before it listens, where it may not listen
+        or a file of the settings is wrong."""
+        try:
+            check_exposure(asked_host(), settings)
+            load(settings.pacs)
+            load_rules(settings.rules)
+        except IsletError as error:
+            raise SystemExit(f"islet: {error.code}: {error.message}") from None
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:

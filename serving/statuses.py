@@ -15,6 +15,7 @@ _TABLE: tuple[tuple[type[IsletError], int], ...] = (
     (errors.BadParameter, 400),
     (errors.ModelNotFound, 404),
     (errors.DeviceUnavailable, 409),
+    (errors.RecordsAway, 503),
     (errors.ServiceBusy, 429),
     (errors.JobNotFound, 404),
     (errors.JobUnfinished, 409),

@@ -28,7 +28,7 @@ class Watch:
     def __init__(self, jobs: Jobs, metrics: Metrics) -> None:
         self._jobs = jobs
         self._metrics = metrics
-        self._mark = jobs.ended_since(0)[1]
+        self._mark = jobs.ended_since(None)[1]
         self._waiting: dict[str, list[asyncio.Future[Job]]] = {}
         self._looking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None

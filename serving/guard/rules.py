@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 from starlette.datastructures import Headers
 
-from imaging.errors import BadParameter, Forbidden, IsletError
+from imaging.errors import BadParameter, Forbidden
 from serving.guard.identity import Role
 from serving.guard.tokens import read_tokens
 from serving.settings import Settings
@@ -119,28 +119,14 @@ def check_exposure(host: str, settings: Settings) -> None:
     logger.warning("no tokens: anyone on this machine may ask")
 
 
-def stop_if_exposed(settings: Settings) -> None:
-    """:func:`check_exposure` for whoever runs ``bentoml serve`` directly, as a container does.
-
-    To be called by the service's deployment hook: in the first process, before it listens.
-
-    Raises:
-        SystemExit: with the sentence that says why.
-    """
-    try:
-        check_exposure(asked_host() or _EVERYWHERE, settings)
-    except IsletError as error:
-        raise SystemExit(f"islet: {error.code}: {error.message}") from None
-
-
-def asked_host() -> str | None:
-    """The address that the ``bentoml serve`` under way was asked to listen on, if it is one."""
+def asked_host() -> str:
+    """The address that the ``bentoml serve`` under way was asked to listen on; all, if none."""
     context = click.get_current_context(silent=True)
     while context is not None:
         if "host" in context.params:
             return str(context.params["host"] or _EVERYWHERE)
         context = context.parent
-    return None
+    return _EVERYWHERE
 
 
 def check_local(method: str, headers: Headers, server: Sequence[object] | None) -> None:

@@ -51,7 +51,7 @@ class Crew:
         """Start the workers; returns before they are ready.
 
         Raises:
-            BadParameter, ServiceBusy, ServiceFailed: see ``Parts.open``.
+            BadParameter, RecordsAway, ServiceFailed: see ``Parts.open``.
         """
         self._parts = Parts.open(self._settings)
         self._stopping.clear()

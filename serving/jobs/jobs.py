@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from imaging.errors import Cancelled, IsletError, JobNotFound, JobUnfinished, ServiceBusy
+from imaging.errors import Cancelled, IsletError, JobNotFound, JobUnfinished, RecordsAway
 from serving.jobs.estimate import Habit, habit, left_s
 from serving.jobs.failures import disk_full, is_full, raised
 from serving.jobs.ledger import Order, check_room
@@ -236,7 +236,7 @@ class Jobs:
 
         A database that went away in the last moment may have taken it; then they stay.
         """
-        with suppress(ServiceBusy):
+        with suppress(RecordsAway):
             if self._parts.catalogue.find(id) is None:
                 self._parts.spool.remove(id)
 

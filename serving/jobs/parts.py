@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imaging.errors import ServiceBusy
+from imaging.errors import RecordsAway
 from serving.jobs.catalogue import Catalogue
 from serving.jobs.ledger import Ledger
 from serving.jobs.queue import QUEUE_ERRORS, Queue, open_queue
@@ -42,7 +42,7 @@ class Parts:
 
         Raises:
             BadParameter: the spool cannot be used.
-            ServiceBusy: the database cannot be reached.
+            RecordsAway: the database cannot be reached.
             ServiceFailed: the records are another version's.
         """
         spool = Spool(settings.spool)
@@ -53,7 +53,7 @@ class Parts:
                 queue = open_queue(spool.records, settings.database)
         except QUEUE_ERRORS as error:
             records.close()
-            raise ServiceBusy(
+            raise RecordsAway(
                 f"The queue of jobs cannot be reached ({type(error).__name__}); try again.",
                 retry_after_s=_AWAY_S,
             ) from error

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from imaging.errors import IsletError, ServiceBusy, ServiceFailed
+from imaging.errors import IsletError, RecordsAway, ServiceFailed
 from serving.jobs.failures import disk_full
 
 # Raised with every change of the tables.
@@ -165,7 +165,7 @@ class Records:
         """A transaction, on the disk itself when the block has ended.
 
         Raises:
-            ServiceBusy: the database cannot be reached or is kept busy; also from :meth:`read`.
+            RecordsAway: the database cannot be reached or is kept busy; also from :meth:`read`.
             DiskFull: there is no room for it.
         """
         with _named_errors(), self._engine.begin() as connection:
@@ -191,7 +191,7 @@ def _named_errors() -> Iterator[None]:
     except (OperationalError, InterfaceError) as error:
         if "disk is full" in str(error.orig):
             raise disk_full() from error
-        raise ServiceBusy(
+        raise RecordsAway(
             f"The job records cannot be reached; try again in {_AWAY_S} s.",
             retry_after_s=_AWAY_S,
         ) from error

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from imaging.errors import Cancelled, ServiceBusy
+from imaging.errors import Cancelled, RecordsAway
 from serving.jobs import hold as hold_module
 from serving.jobs.hold import Hold, Verdict, insist
 from serving.jobs.ledger import Claim
@@ -24,7 +24,7 @@ class Ledger:
 
     def _reach(self) -> None:
         if self.away:
-            raise ServiceBusy("The job records cannot be reached.")
+            raise RecordsAway("The job records cannot be reached.")
 
     def look(self, claim: Claim) -> bool | None:
         self._reach()
@@ -121,5 +121,5 @@ def test_an_end_is_written_when_the_records_are_back(
     assert ledger.written == ["internal_error"]
     monkeypatch.setattr(hold_module, "_INSIST_S", -1.0)
     ledger.away = True
-    with pytest.raises(ServiceBusy):
+    with pytest.raises(RecordsAway):
         insist(ledger._reach)
