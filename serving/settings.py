@@ -15,6 +15,35 @@ _HOME = Path.home() / ".islet"
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """On who asks. Those on what an upload holds are ``imaging.limits.Limits``.
+
+    Attributes:
+        stall_s: seconds without a byte of a request's body, after which it is given up.
+        slowest: bytes a second that a body must bring over ``stall_s`` seconds of waiting for it.
+        at_once: requests of one subject that may be under way.
+        query_bytes: longest query.
+        wrong_tokens: that an address may send in ``window_s`` seconds.
+        window_s: how long a wrong token is remembered.
+
+    Raises:
+        BadParameter: one below 1.
+    """
+
+    stall_s: int = 60
+    slowest: int = 1024
+    at_once: int = 128
+    query_bytes: int = 8192
+    wrong_tokens: int = 20
+    window_s: int = 60
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise BadParameter(f"{name} is {value}; set a whole number of at least 1.")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Of one service. The store of models is ``models.store.default_store`` (``ISLET_STORE``).
 
@@ -37,6 +66,8 @@ class Settings:
         tokens: TOML file of bearer tokens and roles (``serving.guard``).
         oidc: TOML file of the identity provider whose tokens are taken.
         audit: file that every request is noted in, a JSON line each.
+        audit_addresses: whether the audit log holds those of clients.
+        bounds: on who asks.
         pacs: TOML file of the archives that may be asked (``serving.pacs``).
         rules: TOML file of the rules that choose a series; ``None`` takes those that ship.
 
@@ -59,6 +90,8 @@ class Settings:
     tokens: Path | None = None
     oidc: Path | None = None
     audit: Path | None = None
+    audit_addresses: bool = True
+    bounds: Bounds = field(default_factory=Bounds)
     pacs: Path | None = None
     rules: Path | None = None
 
@@ -78,9 +111,12 @@ class Settings:
         """Read the attributes from ``ISLET_MODEL``, ``ISLET_DEVICE``, ``ISLET_THREADS``,
         ``ISLET_SPOOL``, ``ISLET_DATABASE``, ``ISLET_WORKERS``, ``ISLET_QUEUE``,
         ``ISLET_KEEP_HOURS``, ``ISLET_JOB_SECONDS``, ``ISLET_MODEL_MEMORY_MB``,
-        ``ISLET_MODEL_IDLE_S``, ``ISLET_TOKENS``, ``ISLET_OIDC``, ``ISLET_AUDIT``, ``ISLET_PACS``
-        and ``ISLET_RULES``; the limits from ``ISLET_MAX_UPLOAD_MB``, ``ISLET_MAX_UNPACKED_MB``,
-        ``ISLET_MAX_FILES`` and ``ISLET_MAX_VOXELS``.
+        ``ISLET_MODEL_IDLE_S``, ``ISLET_TOKENS``, ``ISLET_OIDC``, ``ISLET_AUDIT``,
+        ``ISLET_AUDIT_ADDRESSES``, ``ISLET_PACS`` and ``ISLET_RULES``; the limits from
+        ``ISLET_MAX_UPLOAD_MB``, ``ISLET_MAX_UNPACKED_MB``, ``ISLET_MAX_FILES`` and
+        ``ISLET_MAX_VOXELS``; the bounds from ``ISLET_STALL_S``, ``ISLET_SLOWEST``,
+        ``ISLET_REQUESTS_EACH``, ``ISLET_QUERY_BYTES``, ``ISLET_WRONG_TOKENS`` and
+        ``ISLET_WRONG_TOKENS_S``.
 
         Raises:
             BadParameter: a value that is no whole number, or outside its range.
@@ -108,6 +144,15 @@ class Settings:
             tokens=_path(env, "ISLET_TOKENS"),
             oidc=_path(env, "ISLET_OIDC"),
             audit=_path(env, "ISLET_AUDIT"),
+            audit_addresses=_whole(env, "ISLET_AUDIT_ADDRESSES", 1) > 0,
+            bounds=Bounds(
+                stall_s=_whole(env, "ISLET_STALL_S", Bounds.stall_s, 1),
+                slowest=_whole(env, "ISLET_SLOWEST", Bounds.slowest, 1),
+                at_once=_whole(env, "ISLET_REQUESTS_EACH", Bounds.at_once, 1),
+                query_bytes=_whole(env, "ISLET_QUERY_BYTES", Bounds.query_bytes, 1),
+                wrong_tokens=_whole(env, "ISLET_WRONG_TOKENS", Bounds.wrong_tokens, 1),
+                window_s=_whole(env, "ISLET_WRONG_TOKENS_S", Bounds.window_s, 1),
+            ),
             pacs=_path(env, "ISLET_PACS"),
             rules=_path(env, "ISLET_RULES"),
         )

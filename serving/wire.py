@@ -33,15 +33,7 @@ class RemoteError(IsletError):
 
 
 class Wire:
-    """Requests to one service.
-
-    Args:
-        url: of the service, without ``/v1``.
-        token: sent as ``Authorization: Bearer``.
-        ca: file of the certificates to trust; the system's where there is none.
-        certificate: this client's own certificate and key, where the service asks for one.
-        timeout: seconds without a byte before a connection counts as lost.
-        patience: seconds that lost connections and a full queue are tried again.
+    """Requests to one service; the arguments are those of ``serving.client.Client``.
 
     Raises:
         BadParameter: no http or https URL, or a certificate that does not load.

@@ -7,38 +7,8 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from imaging.errors import BadParameter, ServiceBusy
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Of the guard. Those on what an upload holds are ``imaging.limits.Limits``.
-
-    Attributes:
-        stall_s: seconds without a byte of a request's body, after which it is given up.
-        slowest: bytes a second that a body must bring over ``stall_s`` seconds of waiting for it.
-        at_once: requests of one subject that may be under way.
-        query_bytes: longest query.
-        wrong_tokens: that an address may send in ``window_s`` seconds.
-        window_s: how long a wrong token is remembered.
-
-    Raises:
-        BadParameter: one below 1.
-    """
-
-    stall_s: int = 60
-    slowest: int = 1024
-    at_once: int = 128
-    query_bytes: int = 8192
-    wrong_tokens: int = 20
-    window_s: int = 60
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise BadParameter(f"{name} is {value}; set a whole number of at least 1.")
+from imaging.errors import ServiceBusy
 
 
 class Presence:

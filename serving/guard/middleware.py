@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from imaging.errors import BadParameter, IsletError, Unauthenticated
 from serving.guard.audit import SCOPE_KEY as AUDIT_KEY
 from serving.guard.audit import AuditLog, line_of
-from serving.guard.bounds import Bounds, Presence, Strikes
+from serving.guard.bounds import Presence, Strikes
 from serving.guard.identity import LOCAL, Identity, require, unauthenticated
 from serving.guard.identity import SCOPE_KEY as IDENTITY_KEY
 from serving.guard.passage import Passage
@@ -33,24 +33,16 @@ class Guard:
         app: what it guards.
         settings: files of tokens, identity provider and audit log; without the first two only
             this machine is answered.
-        bounds: on who asks.
-        addresses: whether the audit log holds those of clients.
 
     Raises:
         BadParameter: one of the files cannot be used.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        settings: Settings,
-        bounds: Bounds | None = None,
-        addresses: bool = True,
-    ) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._addresses = addresses
+        self._addresses = settings.audit_addresses
         self._open = is_open(settings)
-        self._bounds = bounds or Bounds()
+        self._bounds = settings.bounds
         self._tokens = TokenFile(settings.tokens) if settings.tokens else None
         self._verifier = None
         if settings.oidc:

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from imaging.errors import IsletError, ProviderAway, ServiceBusy, SlowBody
-from serving.guard.bounds import Bounds
 from serving.guard.headers import finish_headers
+from serving.settings import Bounds
 from serving.statuses import status_of
 
 

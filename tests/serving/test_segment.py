@@ -16,16 +16,13 @@ import pytest
 from imaging.errors import (
     BadParameter,
     Cancelled,
-    CorruptModel,
-    DeviceUnavailable,
     ModelNotFound,
     NotDicom,
 )
 from imaging.read import read_volume
 from models.labels import values
 from models.store import Store
-from serving import engine as engine_module
-from serving.engine import Engine, Engines
+from serving.engine import Engines
 from serving.options import Options
 from serving.segment import files, segment
 from tests.imaging.dicom_files import write_series
@@ -197,37 +194,6 @@ def test_unknown_models_and_devices(store: Store, ct: Path) -> None:
         segment(ct, Options("monet"), Engines(store))
     with pytest.raises(BadParameter, match="auto, cpu, cuda"):
         Options(device="tpu")
-
-
-def test_cuda_where_there_is_none_is_refused_and_auto_takes_the_cpu(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        engine_module.ort, "get_available_providers", lambda: ["CPUExecutionProvider"]
-    )
-    model = store.resolve("starter")
-    with pytest.raises(DeviceUnavailable, match="cpu or auto"):
-        Engine(model, "cuda")
-    assert Engine(model, "auto").device == "cpu"
-
-
-def test_a_cuda_provider_that_does_not_start_is_no_cuda(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        engine_module.ort,
-        "get_available_providers",
-        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
-    )
-    monkeypatch.setattr(engine_module, "_try_cuda", lambda data, threads: None)
-    assert Engine(store.resolve("starter"), "auto").device == "cpu"
-
-
-def test_other_bytes_than_those_hashed_do_not_run(store: Store) -> None:
-    model = store.resolve("starter")
-    model.path.write_bytes(model.path.read_bytes() + b"\0")
-    with pytest.raises(CorruptModel, match="changed"):
-        Engine(model)
 
 
 def test_raising_in_progress_stops_the_work(store: Store, ct: Path) -> None:

@@ -15,7 +15,6 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from serving.guard.audit import SCOPE_KEY as AUDIT_KEY
-from serving.guard.bounds import Bounds
 from serving.guard.identity import SCOPE_KEY as IDENTITY_KEY
 from serving.guard.identity import Role
 from serving.guard.middleware import Guard
@@ -75,12 +74,11 @@ class Guarded:
 
     Args:
         app: what is guarded.
-        bounds: of the guard.
         settings: of the service.
     """
 
-    def __init__(self, app: Any, bounds: Bounds | None = None, **settings: Any) -> None:
-        self.guard = Guard(app, Settings(**settings), bounds)
+    def __init__(self, app: Any, **settings: Any) -> None:
+        self.guard = Guard(app, Settings(**settings))
 
     def ask(self, path: str, method: str = "GET", url: str = LOCALHOST, **more: Any) -> Answer:
         """One request."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from imaging.errors import BadParameter, ServiceBusy
-from serving.guard.bounds import Bounds, Presence, Strikes
+from serving.guard.bounds import Presence, Strikes
+from serving.settings import Bounds
 
 
 def test_a_bound_below_one_is_refused() -> None:

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from imaging.errors import BadParameter, ProviderAway
-from serving.guard.bounds import Bounds
 from serving.guard.identity import Role
 from serving.guard.middleware import Guard
-from serving.settings import Settings
+from serving.settings import Bounds, Settings
 from serving.statuses import status_of
 from tests.serving.guard.apps import Answer, App, Guarded, bearer, lines, raw, token
 from tests.serving.guard.provider import serving
@@ -122,7 +121,7 @@ def test_too_many_wrong_tokens_have_to_wait_and_a_right_one_does_not(
     app: App, tmp_path: Path
 ) -> None:
     secret = token(tmp_path, Role.READ)
-    guarded = Guarded(app, Bounds(wrong_tokens=3), tokens=tmp_path / "tokens.toml")
+    guarded = Guarded(app, bounds=Bounds(wrong_tokens=3), tokens=tmp_path / "tokens.toml")
     statuses = [guarded.ask("/v1/x", headers=bearer("wrong")).status_code for _ in range(4)]
     assert statuses == [401, 401, 401, 429]
     answer = guarded.ask("/v1/x", headers=bearer("wrong"))
@@ -189,7 +188,7 @@ def test_headers_of_answers(app: App, guarded: Guarded, tmp_path: Path) -> None:
 
 
 def test_the_length_of_a_query_is_bounded(app: App) -> None:
-    guarded = Guarded(app, Bounds(query_bytes=100))
+    guarded = Guarded(app, bounds=Bounds(query_bytes=100))
     assert guarded.ask("/v1/x?" + "a" * 100).status_code == 200
     answer = guarded.ask("/v1/x?" + "a" * 101)
     assert (answer.status_code, code(answer)) == (400, "bad_parameter")
@@ -197,7 +196,7 @@ def test_the_length_of_a_query_is_bounded(app: App) -> None:
 
 def test_requests_of_one_subject_are_bounded_and_health_is_not(app: App, tmp_path: Path) -> None:
     secret, other = (token(tmp_path, Role.READ, name) for name in ("one", "two"))
-    guarded = Guarded(app, Bounds(at_once=2), tokens=tmp_path / "tokens.toml")
+    guarded = Guarded(app, bounds=Bounds(at_once=2), tokens=tmp_path / "tokens.toml")
 
     async def story() -> None:
         end = asyncio.Event()
@@ -286,7 +285,7 @@ def test_what_is_noted(app: App, guarded: Guarded, tmp_path: Path) -> None:
 def test_addresses_may_stay_out_of_the_log(app: App, tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     guarded = Guarded(app)
-    guarded.guard = Guard(app, Settings(audit=path), addresses=False)
+    guarded.guard = Guard(app, Settings(audit=path, audit_addresses=False))
     guarded.ask("/v1/x")
     assert lines(path)[0]["address"] is None
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from imaging.errors import SlowBody
-from serving.guard.bounds import Bounds
 from serving.guard.middleware import Guard
+from serving.settings import Bounds
 from serving.statuses import status_of
 from tests.serving.guard.apps import App, Guarded, lines, raw
 
@@ -30,7 +30,7 @@ async def _trickle() -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("body", [_nothing, _trickle])
 def test_a_body_that_stalls_or_trickles_is_given_up(tmp_path: Path, body: Any) -> None:
-    guarded = Guarded(App(), Bounds(stall_s=1), audit=tmp_path / "audit.jsonl")
+    guarded = Guarded(App(), bounds=Bounds(stall_s=1), audit=tmp_path / "audit.jsonl")
     began = asyncio.run(_timed(guarded.guard, body()))
     seconds, sent = began
     assert 0.9 < seconds < 3
@@ -64,7 +64,7 @@ def test_a_slow_service_is_not_taken_for_a_slow_client(tmp_path: Path) -> None:
         for _ in range(3):
             yield b"x"
 
-    guarded = Guarded(app, Bounds(stall_s=1))
+    guarded = Guarded(app, bounds=Bounds(stall_s=1))
     seconds, sent = asyncio.run(_timed(guarded.guard, body()))
     assert seconds > 1.2
     assert (sent[0]["status"], sent[1]["body"]) == (200, b"3")
@@ -79,5 +79,7 @@ def test_who_waits_for_an_answer_is_not_timed(tmp_path: Path) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    sent = asyncio.run(raw(Guarded(app, Bounds(stall_s=1)).guard, "/v1/x", {"host": "localhost"}))
+    sent = asyncio.run(
+        raw(Guarded(app, bounds=Bounds(stall_s=1)).guard, "/v1/x", {"host": "localhost"})
+    )
     assert sent[0]["status"] == 200
