@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from imaging.errors import BadParameter, ServiceFailed
+from serving.settings import PATH_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,10 +73,12 @@ def serve_command(
 
 def serve_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment that serves: no tracking, and paths that hold in another directory."""
-    env = dict(environment) | {"BENTOML_DO_NOT_TRACK": "True"}
-    if env.get("ISLET_STORE"):
-        env["ISLET_STORE"] = str(Path(env["ISLET_STORE"]).resolve())
-    return env
+    paths = {
+        name: str(Path(environment[name]).expanduser().resolve())
+        for name in ("ISLET_STORE", *PATH_VARIABLES)
+        if environment.get(name)
+    }
+    return {**environment, **paths, "BENTOML_DO_NOT_TRACK": "True"}
 
 
 def free_port() -> int:

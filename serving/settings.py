@@ -13,6 +13,16 @@ from serving.engine import DEVICES
 
 _HOME = Path.home() / ".islet"
 
+# Variables that name a file or a folder, relative to where the command was given.
+PATH_VARIABLES = (
+    "ISLET_SPOOL",
+    "ISLET_TOKENS",
+    "ISLET_OIDC",
+    "ISLET_AUDIT",
+    "ISLET_PACS",
+    "ISLET_RULES",
+)
+
 
 @dataclass(frozen=True)
 class Bounds:

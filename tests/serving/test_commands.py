@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from imaging.limits import MIB
 from models.store import Store
 from serving import commands
 from serving.process import serve_environment
-from serving.settings import Settings
+from serving.settings import PATH_VARIABLES, Settings
 
 
 def arguments(ct: Path, out: Path, **given: object) -> argparse.Namespace:
@@ -99,7 +100,11 @@ def test_serving_to_others_without_tokens_is_refused(monkeypatch: pytest.MonkeyP
         commands.serve(given)
 
 
-def test_serving_does_not_track_and_keeps_its_store() -> None:
-    environment = serve_environment({"ISLET_STORE": "store"})
+def test_serving_does_not_track_and_keeps_its_paths() -> None:
+    """BentoML changes the working directory."""
+    variables = ("ISLET_STORE", *PATH_VARIABLES)
+    environment = serve_environment(dict.fromkeys(variables, "here"))
     assert environment["BENTOML_DO_NOT_TRACK"] == "True"
-    assert Path(environment["ISLET_STORE"]) == Path.cwd() / "store"
+    assert {environment[name] for name in variables} == {str(Path.cwd() / "here")}
+    paths = {field.name for field in dataclasses.fields(Settings) if "Path" in str(field.type)}
+    assert {name.removeprefix("ISLET_").lower() for name in PATH_VARIABLES} == paths
