@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -28,6 +29,7 @@ _CLIENT_REQUIRED = "2"
 # Streams of events would keep a service that was told to stop for as long as their jobs take.
 _DRAIN_S = 3
 _READY_WITHIN_S = 60.0
+_LOOK_S = 0.5
 _STOP_WITHIN_S = 10.0
 
 
@@ -79,6 +81,24 @@ def serve_environment(environment: Mapping[str, str] = os.environ) -> dict[str, 
         if environment.get(name)
     }
     return {**environment, **paths, "BENTOML_DO_NOT_TRACK": "True"}
+
+
+def end_with_parent() -> None:
+    """Have this process end when the one that started it is gone, however that one ended.
+
+    BentoML's supervisor takes its children along when it is told to stop, not when it is killed;
+    they would go on at the same port, and the next start would find it taken.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_STOP_WITHIN_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 def free_port() -> int:

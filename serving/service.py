@@ -26,6 +26,7 @@ from serving.metrics import Metrics, exposition
 from serving.monailabel import Label
 from serving.pacs.config import load
 from serving.pacs.rules import load_rules
+from serving.process import end_with_parent
 from serving.settings import Settings
 from serving.ui.page import page
 
@@ -92,6 +93,7 @@ class Islet:
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
         """Start the workers, and the task that tidies."""
+        end_with_parent()
         await in_thread(self._crew.start)
         self._tidying = asyncio.create_task(self._tidy())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from imaging.writers.nifti import write_nifti
 from models.store import Store
 from serving.client import Client
 from serving.process import free_port, running, serve_command, serve_environment
+from tests.e2e.trees import kill_tree
 from tests.serving.tiny_model import boxes_ct, publish
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -120,7 +120,7 @@ def test_a_job_outlives_the_service_that_took_it(house: House) -> None:
         with house.serving() as process:
             client.submit(ct).wait()
             job = client.submit(ct)
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_tree(process)
         time.sleep(0.2)
         with house.serving():
             job.wait()

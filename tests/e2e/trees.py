@@ -1,0 +1,34 @@
+"""Killing a service as a machine that goes down does."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+
+import psutil
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL a process and all that it started; BentoML's children are sessions of their own."""
+    family = _family(process)
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    psutil.wait_procs(family, timeout=10)
+
+
+def kill_worker(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL the processes of a service that segment."""
+    for one in _family(process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "serving.jobs.worker" in one.cmdline():
+                one.kill()
+
+
+def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        first = psutil.Process(process.pid)
+        return [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
