@@ -215,8 +215,8 @@ class Manifest:
             return cls(**raw)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise BadManifest(
-                f"The manifest does not parse ({type(error).__name__}: {error}); export the model "
-                "again with `islet export`."
+                f"The manifest does not parse ({type(error).__name__}: {error}); correct it, or "
+                "export the model again with `islet export`."
             ) from error
 
 

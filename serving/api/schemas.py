@@ -86,7 +86,7 @@ def _report() -> Schema:
         "orientation": WORD,
     }
     mask = object_of({"structures": WORDS, "not_looked_for": WORDS} | _described())
-    return object_of(
+    schema = object_of(
         {
             "schema": {"const": 1},
             "islet": WORD,
@@ -101,6 +101,9 @@ def _report() -> Schema:
         },
         additionalProperties=False,
     )
+    # Of a CT that came from an archive.
+    schema["properties"]["pacs"] = {"type": "object"}
+    return schema
 
 
 def _job() -> Schema:
@@ -142,6 +145,7 @@ def _model() -> Schema:
             "version": WHOLE,
             "reference": WORD,
             "sha256": WORD,
+            "bytes": WHOLE,
             "masks": WORDS,
             "manifest": {"type": "object"},
             "error": _error(),
