@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_serving(commands: Any) -> None:
     segment = commands.add_parser("segment", help="segment a CT, here or on a service")
-    segment.set_defaults(command=_serving("segment"))
+    segment.set_defaults(command=_segment)
     segment.add_argument("ct", type=Path, help="NIfTI file, DICOM folder, or a zip of either")
     segment.add_argument("-o", "--out", type=Path, required=True, help="folder for the masks")
     segment.add_argument("--model", help="model, model@version or model@alias (default: starter)")
@@ -229,6 +229,14 @@ def _serving(name: str) -> Command:
     return run
 
 
+def _segment(args: argparse.Namespace) -> int:
+    if args.server:
+        from serving.remote import segment as segment_there
+
+        return segment_there(args)
+    return _serving("segment")(args)
+
+
 def _jobs(args: argparse.Namespace) -> int:
     from serving.remote import jobs
 
@@ -236,7 +244,7 @@ def _jobs(args: argparse.Namespace) -> int:
 
 
 def _work(args: argparse.Namespace) -> int:
-    from serving.jobs.commands import work
+    from serving.workers.commands import work
 
     return work(args)
 

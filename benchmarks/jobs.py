@@ -24,13 +24,14 @@ from benchmarks.overhead import _phantom
 from imaging.threads import usable_cores
 from models.store import default_store
 from serving.engine import Engines
-from serving.jobs.crew import Crew
 from serving.jobs.jobs import Jobs
 from serving.jobs.record import ENDED, State
-from serving.jobs.work import Done, pack
+from serving.jobs.task import Done
 from serving.options import Options
 from serving.segment import files, segment
 from serving.settings import Settings
+from serving.workers.crew import Crew
+from serving.workers.work import pack
 
 # What a job may cost besides, as a ratio, and in seconds until it starts on an idle service.
 RATIO_BAR = 1.1

@@ -19,12 +19,7 @@ def segment(args: argparse.Namespace) -> int:
     Args:
         args: ``ct`` (file, folder or archive), ``out`` (folder), ``model``, ``structures`` and
             ``outputs`` (words with commas), ``series``, ``device``; ``None`` takes the default.
-            With ``server`` a service does the work.
     """
-    if args.server:
-        from serving.remote import segment as segment_there
-
-        return segment_there(args)
     # onnxruntime and the readers load here, not when the command line is parsed.
     from imaging.files import write_whole
     from models.store import default_store

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serving.api.threads import in_thread
 from serving.jobs.jobs import Jobs
 from serving.jobs.record import Job, State
+from serving.threads import in_thread
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

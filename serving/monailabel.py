@@ -30,13 +30,13 @@ from serving.api.door import Door
 from serving.api.endpoint import Endpoint, note
 from serving.api.intake import staged
 from serving.api.segment import until_gone
-from serving.api.threads import in_thread
 from serving.guard.identity import Role, identity_of
 from serving.guard.rules import is_open
 from serving.jobs.record import Job
 from serving.options import Options
 from serving.outputs import DICOM_FILES, LABELS, media_type
 from serving.sessions import Session, Sessions, link
+from serving.threads import in_thread
 from serving.uploads import Upload, receive
 
 # What an answer's label map can be; the first where a client does not say.

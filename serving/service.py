@@ -17,10 +17,8 @@ from imaging.errors import IsletError
 from models.store import default_store
 from serving.api.desk import Desk
 from serving.api.door import Door
-from serving.api.threads import in_thread
 from serving.guard.middleware import Guard
 from serving.guard.rules import asked_host, check_exposure
-from serving.jobs.crew import Crew
 from serving.jobs.jobs import Jobs
 from serving.metrics import Metrics, exposition
 from serving.monailabel import Label
@@ -28,7 +26,9 @@ from serving.pacs.config import load
 from serving.pacs.rules import load_rules
 from serving.process import end_with_parent
 from serving.settings import Settings
+from serving.threads import in_thread
 from serving.ui.page import page
+from serving.workers.crew import Crew
 
 logger = logging.getLogger("islet.serving")
 

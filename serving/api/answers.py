@@ -15,10 +15,10 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from imaging.errors import JobNotFound
 from serving.api.desk import desk_of
 from serving.api.endpoint import note
-from serving.api.threads import in_thread
 from serving.jobs.jobs import Jobs
 from serving.jobs.record import ENDED, Job, State
 from serving.options import PRIORITIES
+from serving.threads import in_thread
 
 _CHUNK = 1 << 20
 _BOUNDARY = "islet-part"

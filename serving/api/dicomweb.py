@@ -16,12 +16,12 @@ from serving.api.endpoint import Endpoint, json_object
 from serving.api.intake import key_of
 from serving.api.operations import ACCEPTED, CT_PARAMETERS, KEY, PRIORITY
 from serving.api.schemas import WORD, WORDS, errors_for, json_answer, object_of
-from serving.api.threads import in_thread
 from serving.guard.identity import Role, identity_of
 from serving.jobs.record import Job
 from serving.options import from_parameters, priority_of
 from serving.pacs.config import DICOM_OUTPUTS, load
 from serving.pacs.uids import check_uid
+from serving.threads import in_thread
 
 _OPTIONS = ("model", "structures", "outputs", "device", "priority")
 FIELDS = ("server", "study", "series", "rules", "store", *_OPTIONS)

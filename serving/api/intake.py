@@ -15,11 +15,11 @@ from starlette.requests import Request
 
 from imaging.errors import BadParameter
 from serving.api.desk import Desk, desk_of
-from serving.api.threads import in_thread
 from serving.guard.identity import identity_of
 from serving.jobs.jobs import Jobs
 from serving.jobs.record import Job
 from serving.options import Options, from_parameters, priority_of
+from serving.threads import in_thread
 from serving.uploads import Upload, check_length, receive
 
 KEY_HEADER = "Idempotency-Key"

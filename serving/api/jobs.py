@@ -39,9 +39,9 @@ from serving.api.schemas import (
     parameter,
     ref,
 )
-from serving.api.threads import in_thread
 from serving.guard.identity import Role
 from serving.jobs.record import ENDED, Job, State
+from serving.threads import in_thread
 
 _ID = re.compile("[0-9a-f]{32}")
 _MOST_LISTED = 1000

@@ -27,11 +27,11 @@ from serving.api.schemas import (
     parameter,
     ref,
 )
-from serving.api.threads import in_thread
 from serving.catalogue import entries, entry
 from serving.engine import largest_file
 from serving.guard.identity import Role
 from serving.options import split_words
+from serving.threads import in_thread
 from serving.uploads import Upload, check_length, receive
 
 _FIELDS = ("alias", "manifest")

@@ -22,11 +22,11 @@ from serving.api.operations import (
     ct_body,
 )
 from serving.api.schemas import errors_for, ref
-from serving.api.threads import in_thread
 from serving.guard.identity import Role
 from serving.jobs.record import Job
 from serving.options import Options
 from serving.outputs import REPORT
+from serving.threads import in_thread
 
 
 async def post_segment(request: Request) -> Response:

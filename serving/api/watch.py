@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from serving.api.threads import in_thread
 from serving.jobs.jobs import Jobs
 from serving.jobs.record import ENDED, Job
 from serving.metrics import Metrics
+from serving.threads import in_thread
 
 # While somebody waits. A look costs one small query, whoever many wait.
 _LOOK_S = 0.02

@@ -1,4 +1,4 @@
-"""Jobs that are never lost: records on disk, a queue of ids, worker processes.
+"""Jobs that are never lost: records on disk, their files, a queue of ids.
 
-``jobs.Jobs`` is the only door for others; ``crew.Crew`` runs the workers.
+``jobs.Jobs`` is the only door for those who ask; ``serving.workers`` does the work.
 """

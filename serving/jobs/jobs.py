@@ -84,7 +84,7 @@ class Jobs:
         """Accept a job; it survives a loss of power once this returns.
 
         Args:
-            kind: name in ``serving.jobs.work.KINDS``.
+            kind: name in ``serving.workers.work.KINDS``.
             request: what to do; JSON-serialisable.
             owner: subject of the token that asks.
             folder: of :meth:`staged`, with the upload; ``None`` when there is none.

@@ -26,7 +26,7 @@ class Job:
 
     Attributes:
         id: 32 hexadecimal digits, random.
-        kind: name in ``serving.jobs.work.KINDS``.
+        kind: name in ``serving.workers.work.KINDS``.
         request: what was asked, JSON-serialisable; its keys are the kind's own.
         owner: subject of the token that submitted it.
         priority: higher ones start first; equal ones in order of arrival.

@@ -11,7 +11,7 @@ from typing import Any
 
 from imaging.errors import SeriesNotFound
 from serving.jobs.spool import INPUT
-from serving.jobs.work import Done, Task
+from serving.jobs.task import Done, Task
 from serving.options import Options
 from serving.outputs import REPORT
 from serving.pacs.archive import Archive

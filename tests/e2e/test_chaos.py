@@ -42,7 +42,7 @@ SEED = 20261121
 JOBS, CLIENTS = 20, 8
 KILLS = ["service"] * 5 + ["supervisor", "workers"]
 ROOT = Path(__file__).resolve().parents[2]
-ODD = ROOT / "tests" / "serving" / "jobs" / "odd"
+ODD = ROOT / "tests" / "serving" / "workers" / "odd"
 # What a client meets while the service is down or going down.
 _BROKEN = (urllib.error.URLError, http.client.HTTPException, OSError)
 

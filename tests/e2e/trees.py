@@ -22,7 +22,7 @@ def kill_worker(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL the processes of a service that segment."""
     for one in _family(process):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "serving.jobs.worker" in one.cmdline():
+            if "serving.workers.worker" in one.cmdline():
                 one.kill()
 
 

@@ -20,12 +20,12 @@ from models.store import Store
 from serving.api.desk import Desk
 from serving.api.door import Door
 from serving.guard.identity import LOCAL, SCOPE_KEY, Identity, Role
-from serving.jobs.crew import Crew
 from serving.jobs.jobs import Jobs
 from serving.metrics import Metrics
 from serving.monailabel import Label
 from serving.process import free_port
 from serving.settings import Settings
+from serving.workers.crew import Crew
 from tests.serving.tiny_model import publish
 
 # Whom a token names; the guard itself has its own tests.

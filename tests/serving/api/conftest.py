@@ -12,9 +12,9 @@ import pytest
 from imaging.limits import Limits
 from imaging.writers.nifti import write_nifti
 from models.store import Store
-from serving.jobs.crew import Crew
 from serving.jobs.jobs import Jobs
 from serving.settings import Settings
+from serving.workers.crew import Crew
 from tests.serving.api.house import LIMIT, Service
 from tests.serving.tiny_model import boxes_ct, publish
 

@@ -26,7 +26,7 @@ from imaging.errors import (
 from models.store import Store
 from serving.engine import Engines
 from serving.jobs.record import Job, State
-from serving.jobs.work import Done, Task
+from serving.jobs.task import Done, Task
 from serving.options import Options
 from serving.pacs.perform import perform_dicomweb
 from serving.settings import Settings

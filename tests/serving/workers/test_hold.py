@@ -7,10 +7,10 @@ import threading
 import pytest
 
 from imaging.errors import Cancelled, RecordsAway
-from serving.jobs import hold as hold_module
-from serving.jobs.hold import Hold, Verdict, insist
 from serving.jobs.ledger import Claim
 from serving.jobs.record import Job, State
+from serving.workers import hold as hold_module
+from serving.workers.hold import Hold, Verdict, insist
 
 
 class Ledger:

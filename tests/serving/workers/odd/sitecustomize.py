@@ -5,8 +5,9 @@ import signal
 import sys
 import time
 
-if "serving.jobs.worker" in sys.orig_argv:
-    from serving.jobs import work
+if "serving.workers.worker" in sys.orig_argv:
+    from serving.jobs.task import Done
+    from serving.workers import work
 
     def slow(task):
         """Stops when told to; ends by itself after ``seconds``."""
@@ -14,7 +15,7 @@ if "serving.jobs.worker" in sys.orig_argv:
         while (gone := time.monotonic() - began) < task.job.request["seconds"]:
             task.progress("sleep", gone / task.job.request["seconds"])
             time.sleep(0.02)
-        return work.Done([("report.json", b"{}")], {"pid": os.getpid()})
+        return Done([("report.json", b"{}")], {"pid": os.getpid()})
 
     def stuck(task):
         """Hears nothing."""

@@ -18,13 +18,13 @@ import pytest
 
 from imaging.errors import Cancelled, TimedOut, WorkerLost
 from models.store import Store
-from serving.jobs import crew as crew_module
-from serving.jobs.crew import Crew
 from serving.jobs.jobs import Jobs
 from serving.jobs.ledger import LEASE_S
 from serving.jobs.parts import Parts
 from serving.jobs.record import ENDED, Job, State
 from serving.settings import Settings
+from serving.workers import crew as crew_module
+from serving.workers.crew import Crew
 from tests.serving.jobs.conftest import until
 from tests.serving.tiny_model import publish
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[3]
 ODD = Path(__file__).parent / "odd"
 _PARENT = """
 import pickle, sys, time
-from serving.jobs.crew import Crew
+from serving.workers.crew import Crew
 Crew(pickle.load(sys.stdin.buffer)).start()
 time.sleep(60)
 """

@@ -1,7 +1,7 @@
 """One worker process: takes jobs, one at a time, until its parent is gone.
 
-``serving.jobs.crew.Crew`` starts it as ``python -m serving.jobs.worker`` and writes an id and the
-``Settings`` to its standard input, pickled. That stays open as long as the parent lives.
+``serving.workers.crew.Crew`` starts it as ``python -m serving.workers.worker`` and writes an id and
+the ``Settings`` to its standard input, pickled. That stays open as long as the parent lives.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from imaging.limits import MIB
 from imaging.threads import usable_cores
 from models.store import Store, default_store
 from serving.engine import Engines
-from serving.jobs.hold import TICK_S, Hold, insist
 from serving.jobs.ledger import Claim
 from serving.jobs.parts import Parts
 from serving.jobs.queue import QUEUE_ERRORS
 from serving.jobs.record import ENDED
 from serving.jobs.roll import CALL_S, Status
-from serving.jobs.work import KINDS, Perform, Task, pack
+from serving.jobs.task import Perform, Task
 from serving.settings import Settings
+from serving.workers.hold import TICK_S, Hold, insist
+from serving.workers.work import KINDS, pack
 
 logger = logging.getLogger("islet.jobs")
 

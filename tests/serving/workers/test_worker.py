@@ -18,13 +18,14 @@ import pytest
 from imaging.errors import BadParameter, DiskFull, IsletError, ModelNotFound, NotCT, TruncatedFile
 from imaging.read import read_volume
 from models.store import Store
-from serving.jobs import work
 from serving.jobs.jobs import Jobs
 from serving.jobs.record import ENDED, Job, State
-from serving.jobs.work import Done, Task, pack
-from serving.jobs.worker import Worker
+from serving.jobs.task import Done, Task
 from serving.options import Options
 from serving.settings import Settings
+from serving.workers import work
+from serving.workers.work import pack
+from serving.workers.worker import Worker
 from tests.serving.jobs.conftest import until
 from tests.serving.tiny_model import boxes_ct, publish
 

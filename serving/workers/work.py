@@ -4,60 +4,20 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from imaging.errors import EmptyInput
 from imaging.files import whole_file
-from serving.engine import Engines
-from serving.jobs.record import Job
 from serving.jobs.spool import INPUT
+from serving.jobs.task import Done, Perform, Task
 from serving.options import Options
 from serving.outputs import REPORT, media_type
 from serving.segment import files, segment
-from serving.settings import Settings
 
 # Zip members have no time of their own: equal results give equal archives.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One job in a worker's hands.
-
-    Attributes:
-        job: its record when it was taken.
-        folder: of this attempt: what was uploaded lies in ``input``; the rest is free scratch,
-            removed when the attempt is over.
-        settings: of the service.
-        engines: loaded models over the store.
-        progress: to be called with a step and its done part (0 to 1) several times a second;
-            raises ``IsletError`` when the work must stop.
-    """
-
-    job: Job
-    folder: Path
-    settings: Settings
-    engines: Engines
-    progress: Callable[[str, float], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Done:
-    """What work gives.
-
-    Attributes:
-        files: name and bytes of each file of the result, made while they are taken.
-        report: JSON-serialisable; read after the last file was taken, so it may be filled late.
-    """
-
-    files: Iterable[tuple[str, bytes]]
-    report: dict[str, Any]
-
-
-Perform = Callable[[Task], Done]
 
 
 def perform_segment(task: Task) -> Done:

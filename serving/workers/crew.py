@@ -132,7 +132,7 @@ class _Keeper:
 def _start(worker: str, settings: Settings) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
-        [sys.executable, "-m", "serving.jobs.worker"],
+        [sys.executable, "-m", "serving.workers.worker"],
         stdin=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": path},
     )

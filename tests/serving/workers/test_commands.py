@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imaging.errors import BadParameter
-from serving.jobs.commands import work
+from serving.workers.commands import work
 
 
 @pytest.fixture(autouse=True)

@@ -25,8 +25,8 @@ def work(args: argparse.Namespace) -> int:
     Raises:
         BadParameter: no database that hosts can share, or no workers.
     """
-    from serving.jobs.crew import Crew
     from serving.jobs.jobs import Jobs
+    from serving.workers.crew import Crew
 
     settings = Settings.from_environment()
     settings = replace(settings, workers=settings.workers if args.workers is None else args.workers)
