@@ -48,7 +48,7 @@ serve: $(VENV)/.serving $(UI)
 	$(BIN)/islet serve
 
 test: $(VENV)/.dev $(UI) programs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

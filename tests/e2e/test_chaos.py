@@ -96,11 +96,7 @@ class Service:
         while True:
             request = urllib.request.Request(url, body, headers)
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    return answer.status, answer.read()
-            except urllib.error.HTTPError as error:
-                with error:
-                    return error.code, error.read()
+                return _answer(request)
             except _BROKEN:
                 assert time.monotonic() < deadline, "the service does not come back"
                 time.sleep(0.1)
@@ -186,6 +182,15 @@ def test_a_hosts_job_goes_to_another_host_when_it_is_gone(tmp_path: Path) -> Non
         # Only the silence could tell: nobody here can see that host's processes.
         assert time.monotonic() - began > LEASE_S / 2
         jobs.close()
+
+
+def _answer(request: urllib.request.Request) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
 
 
 def _one_job(service: Service, number: int) -> tuple[str, bytes]:

@@ -75,12 +75,6 @@ def test_no_path_of_the_machine_is_in_the_file(exported: tuple[Path, nn.Module])
         assert secret.encode() not in data, secret
 
 
-def test_torch_would_leave_paths_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "_stripped", lambda model: model)
-    raw = exporting._to_onnx(network().eval(), manifest())
-    assert b"site-packages" in raw.SerializeToString()
-
-
 def test_another_computation_is_refused_and_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,3 +188,17 @@ def test_a_part_is_written_in_the_form_it_offers(outermost: bool, tmp_path: Path
 def test_a_form_that_computes_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match="differs"):
         export(_Scaled(1.6), manifest(activation="sigmoid"), tmp_path / "model.onnx")
+
+
+class Frozen(nn.Module):
+    """Writes the example's size into its trace."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        sides = [int(side) for side in x.shape]
+        return torch.cat([x, -x], 1).reshape(sides[0], 2, *sides[2:])
+
+
+def test_a_size_that_the_trace_froze_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorruptModel, match="frozen"):
+        export(Frozen(), manifest(), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []

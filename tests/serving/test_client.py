@@ -37,6 +37,7 @@ from imaging.errors import (
     UnsupportedFormat,
 )
 from imaging.read import read_volume
+from imaging.writers.nifti import write_nifti
 from serving.bodies import FileBody, FormBody
 from serving.client import Client
 from serving.wire import RemoteError
@@ -124,7 +125,11 @@ def test_jobs_are_listed_cancelled_and_forgotten(client: Client, live: Live, ct:
         assert other.jobs() == []
 
 
-def test_stopping_the_wait_cancels_the_job(client: Client, ct: Path, tmp_path: Path) -> None:
+def test_stopping_the_wait_cancels_the_job(client: Client, tmp_path: Path) -> None:
+    # Long enough to be told in time.
+    ct = tmp_path / "long.nii.gz"
+    write_nifti(boxes_ct((160, 256, 256))[0], ct)
+
     def stop(step: str, part: float) -> None:
         raise Cancelled("enough")
 
