@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export BENTOML_DO_NOT_TRACK := True
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup demo serve ui test programs check format bento clean
+.PHONY: setup demo serve ui test test-units test-processes programs check format bento clean
 
 UI := serving/ui/built/index.html
 
@@ -47,8 +47,16 @@ demo: $(VENV)/.serving
 serve: $(VENV)/.serving $(UI)
 	$(BIN)/islet serve
 
+# Two lanes beside each other. Tests of real processes have one of their own: two of them at a time
+# would share the cores among a dozen processes and wait for each other.
 test: $(VENV)/.dev $(UI) programs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(MAKE) --jobs 2 --output-sync=target test-units test-processes
+
+test-units: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not e2e"
+
+test-processes: $(VENV)/.dev $(UI)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m e2e
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -34,12 +34,3 @@ def data() -> Path:
         if (place / "ct" / "index.json").is_file():
             return place
     pytest.skip("no real CTs: $ISLET_DATA is not set and shared/data is not beside the checkout")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of real processes run one after another beside the others: two of them at a time would
-    share two cores among a dozen processes, and wait for each other."""
-    for item in items:
-        real = item.get_closest_marker("e2e") is not None
-        item.add_marker(pytest.mark.xdist_group("e2e" if real else item.nodeid.split("::")[0]))
