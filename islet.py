@@ -16,6 +16,7 @@ from imaging.errors import IsletError
 from imaging.version import VERSION
 from serving.guard.commands import add_commands as add_tokens
 from serving.models_cli import add_commands as add_models
+from training.data_cli import add_commands as add_data
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add_models(commands)
     add_tokens(commands)
     _add_training(commands)
-    _add_data(commands)
+    add_data(commands)
     add_federation(commands)
     return parser
 
@@ -65,6 +66,9 @@ def _add_serving(commands: Any) -> None:
     )
     segment.add_argument("--series", help="SeriesInstanceUID, where there are several")
     segment.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(default: auto)")
+    segment.add_argument(
+        "--doubtful", choices=("drop", "keep"), help="what the model does not trust (default: drop)"
+    )
     _add_server(segment)
 
     jobs = commands.add_parser("jobs", help="the jobs of a service")
@@ -153,6 +157,26 @@ def _add_training(commands: Any) -> None:
     )
     _add_scores(evaluate)
 
+    _add_assess(commands)
+
+    calibrate = commands.add_parser("calibrate", help="fit how far a model is to be believed")
+    calibrate.set_defaults(command=_training("calibration"))
+    calibrate.add_argument("runs", help="folder of a crossvalidation, or a model that saw no case")
+    calibrate.add_argument("--data", type=Path, nargs="+", required=True)
+    calibrate.add_argument("-o", "--out", type=Path, required=True, help="folder of its files")
+    calibrate.add_argument("--shapes", type=Path, help="real lesions' shapes (default: none)")
+    calibrate.add_argument("--planted", type=int, default=4, help="copies a case with lesions")
+    calibrate.add_argument("--phantoms", type=int, default=4, help="phantoms with lesions a case")
+    calibrate.add_argument("--seed", type=int, default=0)
+    calibrate.add_argument(
+        "--into",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help=".onnx files to write it to",
+    )
+
     export = commands.add_parser("export", help="write a run's model as ONNX")
     export.set_defaults(command=_training("export"))
     export.add_argument("run", type=Path, help="folder of a training")
@@ -163,40 +187,40 @@ def _add_training(commands: Any) -> None:
         "--publish", nargs="*", metavar="ALIAS", help="into the store, under these aliases (live)"
     )
 
-
-def _add_data(commands: Any) -> None:
-    data = commands.add_parser("data", help="check a data set, or make one of phantoms")
-    kinds = data.add_subparsers(required=True, metavar="COMMAND")
-
-    check = kinds.add_parser("check", help="look for what would spoil a training")
-    check.set_defaults(command=_training("check_data"))
-    check.add_argument("folders", type=Path, nargs="+", help="data sets, looked at together")
-
-    make = kinds.add_parser("make", help="write a phantom set in a public layout")
-    make.set_defaults(command=_training("make_data"))
-    make.add_argument("layout", help="e.g. decathlon:liver or kits21; any other name lists them")
-    make.add_argument("out", type=Path)
-    make.add_argument("--cases", type=int, default=4)
-    make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--style", help="scanner style (default: a random one per case)")
-    make.add_argument("--shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels a case")
-
-    phantom = commands.add_parser("phantom", help="write a phantom set with all its labels")
-    phantom.set_defaults(command=_training("phantom"))
-    phantom.add_argument("out", type=Path)
-    phantom.add_argument("--cases", type=int, default=4)
-    phantom.add_argument("--seed", type=int, default=0)
-    phantom.add_argument("--style", help="scanner style (default: a random one per case)")
-
     reproduce = commands.add_parser("reproduce", help="print a paper's table beside ours")
     reproduce.set_defaults(command=_training("reproduction"))
-    reproduce.add_argument("table", choices=("monet", "kits21", "partial-labels"))
+    reproduce.add_argument("table", choices=("monet", "kits21", "partial-labels", "finetune"))
     reproduce.add_argument("-o", "--out", type=Path, required=True, help="folder of its trainings")
     reproduce.add_argument("--data", type=Path, nargs="*", default=[], help="real data sets")
     reproduce.add_argument("--outside", type=Path, nargs="*", default=[], help="of another source")
     reproduce.add_argument("--scale", default="tiny", choices=("tiny", "small", "paper"))
     reproduce.add_argument("--seeds", type=int, default=3)
     reproduce.add_argument("--steps", type=int)
+
+
+def _add_assess(commands: Any) -> None:
+    assess = commands.add_parser("assess", help="all that can be said of a model, and its card")
+    assess.set_defaults(command=_training("assessment"))
+    assess.add_argument(
+        "model", help="folder of a crossvalidation, an .onnx file, or a model of the store"
+    )
+    assess.add_argument("--data", type=Path, nargs="+", required=True)
+    assess.add_argument("-o", "--out", type=Path, required=True, help="folder of its files")
+    assess.add_argument("--shapes", type=Path, help="real lesions' shapes (default: none planted)")
+    assess.add_argument(
+        "--only", nargs="+", default=[], help="of: tables planted robustness gallery"
+    )
+    assess.add_argument("--labels", nargs="+", default=[], help="structures (default: all)")
+    assess.add_argument("--copies", type=int, default=8, help="of each case, with lesions planted")
+    assess.add_argument("--seed", type=int, default=0)
+    assess.add_argument(
+        "--beside", nargs="+", default=[], metavar="MODEL", help="others, for Dice against seconds"
+    )
+    assess.add_argument("--card", metavar="MODEL", help="write the card of this model too")
+    assess.add_argument("--runs", type=Path, nargs="+", default=[], help="the card's trainings")
+    assess.add_argument("--reliability", type=Path, help="plot of islet calibrate, for the card")
+    assess.add_argument("--watts", type=float, help="of the machine that trained it")
+    assess.add_argument("--co2", type=float, help="g a kWh where it was trained")
 
 
 def _add_scores(parser: argparse.ArgumentParser) -> None:
@@ -211,7 +235,12 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scale", default="paper", choices=("tiny", "small", "paper"), help="size of the training"
     )
-    parser.add_argument("--pretrained", type=Path, help="run or checkpoint to start from")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="weights to start from: a model of the store, an .onnx file, a run or its checkpoint",
+    )
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--phantoms", type=int)

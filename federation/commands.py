@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from federation.starter_cli import add_command as add_starter
+from federation.ticker import Ticker
 from imaging.errors import BadParameter, FederationError
 from imaging.files import write_whole
 
 if TYPE_CHECKING:
-    from federation.flare.coordinators import Standing
     from federation.home import Home
     from federation.job import Job
     from federation.progress import Round
@@ -50,6 +51,7 @@ def add_commands(commands: Any) -> None:
     _add_parties(kinds)
     _add_coordinating(kinds)
     _add_alone(kinds)
+    add_starter(kinds)
 
 
 def _add_parties(kinds: Any) -> None:
@@ -117,6 +119,7 @@ def _add_alone(kinds: Any) -> None:
     alone.add_argument("--seed", type=int, default=0, help="of the phantom sites")
     # A study's phantoms are there to be seen in minutes; a hospital's cases are not.
     alone.set_defaults(scale=None)
+    alone.add_argument("--store", type=Path, help="publish the models here too")
     alone.add_argument("-o", "--out", type=Path, default=Path("out"))
 
     play = kinds.add_parser("simulate", help="a paper's study on phantom hospitals, in one process")
@@ -229,7 +232,7 @@ def fetch(args: argparse.Namespace) -> int:
 
 def local(args: argparse.Namespace) -> int:
     """``islet federate local RECIPE --site c1 DIR --site c2 DIR -o OUT``: all of it here."""
-    from federation.flare.local import run_local
+    from federation.flare.local import publish, run_local
     from federation.home import Home
     from federation.policy import Policy
 
@@ -245,6 +248,8 @@ def local(args: argparse.Namespace) -> int:
     results = run_local(job, homes, args.out, Ticker(job.rounds))
     for path in sorted(results.iterdir()):
         print(path)
+    for model in publish(job, homes, results, args.store) if args.store else ():
+        print(f"published as {model}")
     return 0
 
 
@@ -332,37 +337,6 @@ def make_job(args: argparse.Namespace) -> Job:
     # What is wrong with them is said here, not by a server that refuses to begin.
     options_of(job.strategy, job.options)
     return job
-
-
-class Ticker:
-    """Prints how a job goes on: a line for each change at a site.
-
-    Args:
-        rounds: of the job.
-    """
-
-    def __init__(self, rounds: int) -> None:
-        self._rounds = rounds
-        self._state = ""
-        self._lines: set[str] = set()
-
-    def __call__(self, standing: Standing) -> None:
-        """Print what is new."""
-        from federation import progress
-
-        if standing.state != self._state:
-            self._say(standing.state)
-            self._state = standing.state
-        rounds = standing.history.rounds if standing.history else ()
-        for made in rounds[-2:]:
-            for entry in made.entries:
-                text = progress.line(made.number, self._rounds, entry)
-                if (key := f"{made.label} {text}") not in self._lines:
-                    self._lines.add(key)
-                    self._say(text)
-
-    def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
 
 
 def _options(given: list[str]) -> dict[str, float]:

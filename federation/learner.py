@@ -23,7 +23,7 @@ from training.package import export_recipe, manifest_of, provenance_of, torch_sc
 from training.runs import make_phantoms
 from training.trainer import Trainer
 
-# Where no data set names cases to validate on, every so many-th case for training is held back.
+# Where no data set names cases to validate on, every so many-th patient for training is held back.
 _HELD_BACK = 5
 
 
@@ -192,9 +192,11 @@ def cases_of(folders: tuple[Path, ...]) -> tuple[list[Case], list[Case]]:
     known = sorted((c for folder in folders for c in open_dataset(folder)), key=lambda c: c.name)
     train = [case for case in known if case.split == "train"]
     validation = [case for case in known if case.split == "validation"]
-    if not validation and len(train) >= _HELD_BACK:
-        validation = train[_HELD_BACK - 1 :: _HELD_BACK]
-        train = [case for case in train if case not in validation]
+    if not validation:
+        # All cases of a patient: a copy of what was trained on is no validation.
+        held_back = list(dict.fromkeys(case.group for case in train))[_HELD_BACK - 1 :: _HELD_BACK]
+        validation = [case for case in train if case.group in held_back]
+        train = [case for case in train if case.group not in held_back]
     if not train:
         raise DataError("The site's folders hold no case to train on; name others with --data.")
     return train, validation

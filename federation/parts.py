@@ -159,11 +159,15 @@ def _touched(score: Tensor, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _owners(touched: list[Tensor], axis: int) -> tuple[int, ...] | None:
-    """The channel of each slice along an axis; ``None`` unless every channel has its own."""
-    if touched[0].shape[axis] != len(touched) or len(touched) < 2:
+    """The channel of each slice along an axis; ``None`` unless every channel has its own.
+
+    A channel has one slice, or in a sub-pixel layer one for each voxel of a block.
+    """
+    each, rest = divmod(touched[0].shape[axis], len(touched))
+    if rest or not each or len(touched) < 2:
         return None
     used = torch.stack([t.movedim(axis, 0).reshape(t.shape[axis], -1).any(1) for t in touched], 1)
-    if not bool((used.sum(1) == 1).all() and (used.sum(0) == 1).all()):
+    if not bool((used.sum(1) == 1).all() and (used.sum(0) == each).all()):
         return None
     return tuple(used.int().argmax(1).tolist())
 

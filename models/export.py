@@ -205,6 +205,10 @@ def _to_onnx(network: nn.Module, manifest: Manifest) -> onnx.ModelProto:
     By torch's older exporter: the newer one takes 9 to 24 s for the papers' networks, this one
     less than 1 s, and both are as close to the network. What a trace can freeze, a size or a
     batch, :func:`compare` finds.
+
+    Every weight stays what it is in the network, under its name, so that a training can start
+    from the file (:func:`models.onnxfile.read_weights`): nothing is folded into anything else and
+    equal tensors are not merged. ONNX Runtime folds for itself when it loads the file.
     """
     example = torch.zeros((2, 1, *_smallest(manifest)))
     free = {0: "n", **dict(enumerate("zyx"[3 - manifest.dims :], 2))}
@@ -219,8 +223,14 @@ def _to_onnx(network: nn.Module, manifest: Manifest) -> onnx.ModelProto:
             opset_version=OPSET,
             dynamo=False,
             dynamic_axes={"image": free, "scores": free},
+            training=torch.onnx.TrainingMode.PRESERVE,
+            do_constant_folding=False,
+            keep_initializers_as_inputs=True,
         )
-    return onnx.load_model_from_string(written.getvalue())
+    model = onnx.load_model_from_string(written.getvalue())
+    # A weight that is an input too could be given anew at each run, and is not folded when loaded.
+    del model.graph.input[1:]
+    return model
 
 
 @contextmanager

@@ -53,6 +53,10 @@ STRUCTURES: tuple[Structure, ...] = (
 
 BY_NAME: dict[str, Structure] = {s.name: s for s in STRUCTURES}
 
+# In the labels that a training learns from: a voxel of which nothing is known, under this name in a
+# data set's list of values. No model gives it.
+UNKNOWN, UNKNOWN_NAME = 255, "unknown"
+
 # Unions a user asks for. An organ's mask holds its lesions too; ``*_parenchyma`` is the organ's
 # own label value alone. ``kidney``, ``kidney_masses`` and ``kidney_tumor`` are the three
 # hierarchical evaluation classes of KiTS21.
@@ -94,6 +98,11 @@ def members(mask: str) -> tuple[Structure, ...]:
 def values(mask: str) -> tuple[int, ...]:
     """The label values whose union is the named mask."""
     return tuple(s.value for s in members(mask))
+
+
+def label_value(name: str) -> int:
+    """The value of a structure in label maps, or of ``unknown``."""
+    return UNKNOWN if name == UNKNOWN_NAME else structure(name).value
 
 
 def structure(name: str) -> Structure:

@@ -29,13 +29,19 @@ class Sampling:
 
     Per axis exactly one rule: ``spacing_mm`` resamples to that distance, ``size`` to that many
     voxels over the whole extent (MoNet's 256x256), both ``None`` keep the input's own slices.
+
+    ``body`` leaves out what lies around the body's box: air and most of the table. It goes with
+    spacings alone, since a size counts the voxels of the whole extent.
     """
 
     spacing_mm: tuple[float | None, float | None, float | None]
     size: tuple[int | None, int | None, int | None] = (None, None, None)
+    body: bool = False
 
     def __post_init__(self) -> None:
         _freeze(self, "spacing_mm", "size")
+        if self.body and any(size is not None for size in self.size):
+            raise BadManifest("A grid of given size covers the whole extent, not the body alone.")
         for spacing, size in zip(self.spacing_mm, self.size, strict=True):
             if spacing is not None and size is not None:
                 raise BadManifest("An axis is sampled by spacing or by size, not by both.")
@@ -92,6 +98,75 @@ class Cleanup:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """How the evidence for one structure becomes its confidence.
+
+    ``logistic(offset + certainty * logit(p) + size * min(0, ln(V / usual_ml)))`` with p the mean
+    probability over the structure's voxels and V its volume: what is smaller than usual and not cut
+    off by the image's edge is trusted less, what is larger is not trusted more.
+
+    Attributes:
+        structure: which one. Of an organ the confidence is the Dice that is to be expected; of
+            every single lesion it is the probability that there is one.
+        offset, certainty, size: of the formula; the latter two are not negative.
+        usual_ml: of the whole organ, or of a single lesion.
+        least: what has less confidence is left out of the mask, 0 to 1; 0 keeps all.
+    """
+
+    structure: str
+    offset: float
+    certainty: float
+    size: float
+    usual_ml: float
+    least: float = 0.0
+
+    def __post_init__(self) -> None:
+        _freeze(self)
+        if self.certainty < 0 or self.size < 0:
+            raise BadManifest(
+                f"certainty {self.certainty} and size {self.size} must not be negative: more "
+                "evidence makes no structure less likely."
+            )
+        if not self.usual_ml > 0:
+            raise BadManifest(f"usual_ml {self.usual_ml} must be positive.")
+        if not 0 <= self.least <= 1:
+            raise BadManifest(f"least {self.least} must be in [0, 1].")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the scores of a model become confidences; fitted on cases that it had not seen.
+
+    Attributes:
+        temperature: scores are divided by it before they become probabilities.
+        trust: at most one entry a structure; one without has no confidence and is never left out
+            for itself.
+        fitted: for people: on what, and how well it did.
+    """
+
+    temperature: float = 1.0
+    trust: tuple[Trust, ...] = ()
+    fitted: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _freeze(self, "trust")
+        if not 1e-3 <= self.temperature <= 1e3:
+            raise BadManifest(f"temperature {self.temperature} is outside 0.001 to 1000.")
+        names = [entry.structure for entry in self.trust]
+        if len(set(names)) < len(names):
+            raise BadManifest(f"A structure is trusted in one way, not in several: {names}.")
+
+    @classmethod
+    def from_raw(cls, raw: dict[str, Any]) -> Calibration:
+        """From parsed JSON, as ``dataclasses.asdict`` gives it.
+
+        Raises:
+            BadManifest, TypeError, KeyError: a missing or unknown field, or one out of range.
+        """
+        return cls(**{**raw, "trust": tuple(Trust(**entry) for entry in raw.get("trust", ()))})
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where the weights come from.
 
@@ -140,6 +215,7 @@ class Manifest:
         cleanup: postprocessing, in this order.
         provenance, scores, licence, intended_use: for people and for the store.
         weights_sha256: SHA-256 of the ONNX graph without its metadata; set by ``models.export``.
+        calibration: of the confidences; the default trusts nothing and leaves nothing out.
     """
 
     name: str
@@ -159,6 +235,7 @@ class Manifest:
     intended_use: str = "Research. Not a medical device."
     weights_sha256: str | None = None
     schema: int = SCHEMA
+    calibration: Calibration = field(default_factory=Calibration)
 
     def __post_init__(self) -> None:
         _freeze(self, "patch", "divisor", "outputs", "cleanup")
@@ -183,9 +260,9 @@ class Manifest:
             found.append(f"overlap {self.overlap} must be in [0, 1)")
         if self.activation not in ("softmax", "sigmoid"):
             found.append(f"activation must be softmax or sigmoid, not {self.activation!r}")
-        unknown = [
-            n for n in (*self.outputs, *(c.structure for c in self.cleanup)) if n not in BY_NAME
-        ]
+        trusted = (entry.structure for entry in self.calibration.trust)
+        named = (*self.outputs, *(step.structure for step in self.cleanup), *trusted)
+        unknown = [name for name in named if name not in BY_NAME]
         if unknown or not self.outputs or len(set(self.outputs)) != len(self.outputs):
             found.append(f"outputs must be distinct structures; not known: {unknown}")
         return found
@@ -212,6 +289,7 @@ class Manifest:
             raw["intensity"] = Intensity(**raw["intensity"])
             raw["provenance"] = Provenance(**raw["provenance"])
             raw["cleanup"] = tuple(Cleanup(**c) for c in raw.get("cleanup", ()))
+            raw["calibration"] = Calibration.from_raw(raw.get("calibration", {}))
             return cls(**raw)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise BadManifest(

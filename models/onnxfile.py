@@ -7,8 +7,10 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 
 from imaging.errors import BadManifest, CorruptModel
 from imaging.files import write_whole
@@ -65,6 +67,24 @@ def read_identity(path: Path) -> tuple[Manifest, str]:
             expected=manifest.weights_sha256,
         )
     return manifest, hashlib.sha256(data).hexdigest()
+
+
+def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The weights of a file by the names that they have in the network they came from.
+
+    Files of :func:`models.export.export` hold every weight that the network's answer needs, as it
+    was trained. Other exporters fold some into others; what they leave is under names of their own.
+
+    Raises:
+        CorruptModel, BadManifest: see :func:`read_identity`.
+    """
+    read_identity(path)
+    model, _ = parse(path)
+    return {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    }
 
 
 def parse(path: Path) -> tuple[onnx.ModelProto, bytes]:

@@ -88,11 +88,11 @@ def _dropped(
 ) -> NDArray[np.bool_]:
     """The voxels of ``own`` in the components of ``whole`` that a step does not keep."""
     dropped = own.copy()
-    box = _box(whole)
+    box = bounding_box(whole)
     if box is None:
         return dropped
     own, whole = own[box], whole[box]
-    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(whole.astype(np.uint8)), True)
+    parts = connected_parts(whole)
     smallest = max(1, int(np.ceil(step.min_ml / voxel_ml)))
     # Relabelled by size: component 1 is the largest, 0 what is too small.
     by_size = sitk.GetArrayFromImage(sitk.RelabelComponent(parts, smallest, True))
@@ -107,6 +107,11 @@ def _dropped(
     return dropped
 
 
+def connected_parts(mask: NDArray[np.bool_]) -> sitk.Image:
+    """The connected parts of a mask (Z, Y, X), numbered from 1; voxels touch at corners too."""
+    return sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), True)
+
+
 def _one_a_side(parts: NDArray[Any], kept: NDArray[Any], middle: int) -> NDArray[Any]:
     """Of the kept components, numbered by size, each side's largest; sorted."""
     count = int(parts.max()) + 1
@@ -118,7 +123,7 @@ def _one_a_side(parts: NDArray[Any], kept: NDArray[Any], middle: int) -> NDArray
     return found if found.size else kept[:1]
 
 
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
     """The smallest box (Z, Y, X) that holds all of a mask; ``None`` for an empty one."""
     filled = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     if not filled[0].size:

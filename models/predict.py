@@ -1,9 +1,10 @@
-"""The one way from a CT to a label map; serving and training both go through it."""
+"""The one way from a CT to a label map and what to think of it; serving and training go it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.errors import CorruptModel
+from imaging.geometry import Geometry
 from imaging.resample import resample_nearest
 from imaging.volume import Volume, from_canonical, to_canonical
+from models.confidence import Finding, judge, sureness
 from models.manifest import Manifest
 from models.postprocess import clean, decide
 from models.preprocess import normalise, to_model_grid
@@ -28,9 +31,26 @@ Progress = Callable[[str, float], None]
 _SLICES = 8
 
 
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model gives for a CT.
+
+    Attributes:
+        labels: uint8 label map (values of ``models.labels``) on the CT's own grid, voxel for voxel.
+        findings: what the model thinks of each of its structures.
+    """
+
+    labels: Volume
+    findings: Mapping[str, Finding]
+
+
 def predict(
-    volume: Volume, manifest: Manifest, scorer: Scorer, progress: Progress | None = None
-) -> Volume:
+    volume: Volume,
+    manifest: Manifest,
+    scorer: Scorer,
+    progress: Progress | None = None,
+    keep_doubtful: bool = False,
+) -> Prediction:
     """Segment a CT.
 
     Args:
@@ -38,32 +58,56 @@ def predict(
         manifest: says how the model wants its input and what its channels mean.
         scorer: the network.
         progress: told of every step; raising in it stops the work.
-
-    Returns:
-        A uint8 label map (values of ``models.labels``) on the volume's own grid, voxel for voxel.
+        keep_doubtful: also what has less confidence than the manifest asks for.
     """
     tell = progress or _silent
     tell("preprocess", 0.0)
-    seen = to_model_grid(volume, manifest.sampling)
-    image = normalise(seen.array, manifest.intensity)
+    image, grid = network_input(volume, manifest)
     tell("network", 0.0)
-    labels = label_grid(image, manifest, scorer, tell)
+    labels, sure = label_grid(image, manifest, scorer, tell)
     tell("postprocess", 0.0)
-    labels = clean(labels, manifest.cleanup, seen.geometry.voxel_ml)
+    labels = clean(labels, manifest.cleanup, grid.voxel_ml)
+    labels, findings = judge(labels, sure, grid, manifest, keep_doubtful)
     canonical = to_canonical(volume).geometry
-    placed = resample_nearest(Volume(labels, seen.geometry), canonical)
+    placed = resample_nearest(Volume(labels, grid), canonical)
     result = from_canonical(placed, volume.geometry)
     tell("postprocess", 1.0)
-    return Volume(result.array, volume.geometry, volume.warnings)
+    return Prediction(Volume(result.array, volume.geometry, volume.warnings), findings)
+
+
+def network_input(volume: Volume, manifest: Manifest) -> tuple[NDArray[np.float32], Geometry]:
+    """A CT as a model's network sees it (Z, Y, X), and where that lies."""
+    seen = to_model_grid(volume, manifest.sampling)
+    return normalise(seen.array, manifest.intensity), seen.geometry
 
 
 def label_grid(
     image: NDArray[np.float32], manifest: Manifest, scorer: Scorer, tell: Progress
-) -> NDArray[np.uint8]:
-    """Label map (Z, Y, X) of a network input (Z, Y, X) on the model's grid.
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Label map (Z, Y, X) of a network input (Z, Y, X), and how sure the network is of it.
 
     Scores are kept for the slices that patches still reach, and turned into labels as soon as the
-    patches have passed: memory does not grow with the length of the scan.
+    patches have passed: memory does not grow with the length of the scan but by two bytes a voxel.
+
+    Returns:
+        Values of ``models.labels``, and of ``models.confidence.sureness``; both uint8.
+    """
+    labels, sure = np.zeros((2, *image.shape), np.uint8)
+    for where, scores, weight in grid_scores(image, manifest, scorer, tell):
+        labels[where] = decide(scores, manifest)
+        sure[where] = sureness(scores, weight, labels[where], manifest)
+    return labels, sure
+
+
+def grid_scores(
+    image: NDArray[np.float32], manifest: Manifest, scorer: Scorer, tell: Progress
+) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.float32]]]:
+    """The scores of a network input (Z, Y, X), some slices at a time.
+
+    Yields:
+        Which n slices; their scores (C, n, Y, X), which hold a positive weight as a factor; that
+        weight, broadcastable to (n, Y, X). Without it they are the network's own, or their mean
+        where patches overlap.
     """
     tiling = tile(image.shape, manifest.patch, manifest.divisor, manifest.overlap)
     pad = [(0, p - n) for p, n in zip(tiling.padded, image.shape, strict=True)]
@@ -71,10 +115,32 @@ def label_grid(
     z, y, x = (slice(0, n - p[1]) for n, p in zip(image.shape, pad, strict=True))
     network = _Network(manifest, scorer, tiling, tell)
     walk = _walk_2d if manifest.dims == 2 else _walk_3d
-    labels = np.empty(tiling.padded, np.uint8)
+    deep, wide = _weight(tiling, manifest.dims)
     for where, scores in walk(image, network):
-        labels[where] = decide(scores, manifest)
-    return labels[z, y, x]
+        # Padding is at the ends; a slab of nothing else is no slab.
+        if (first := where.start) < (last := min(where.stop, z.stop)):
+            weight = deep[first:last] * wide[:, y, x]
+            yield slice(first, last), scores[:, : last - first, y, x], weight
+
+
+def _weight(tiling: Tiling, dims: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The factors that finished scores hold: (Z, 1, 1) along the scan, (1, Y, X) in a slice.
+
+    They are 1 where no patch is weighed, see :class:`_Network` and :func:`_walk_3d`.
+    """
+    lines, counts = [], []
+    for starts, size, length in zip(tiling.starts, tiling.patch, tiling.padded, strict=True):
+        line, count = np.zeros(length, np.float32), np.zeros(length, np.uint16)
+        for start in starts:
+            line[start : start + size] += weights((size, 1, 1)).ravel()
+            count[start : start + size] += 1
+        lines.append(line)
+        counts.append(count)
+    deep = np.where((counts[0] > 1) & (dims == 3), lines[0], np.float32(1))
+    wide = lines[1][:, None] * lines[2]
+    if len(tiling.starts[1]) * len(tiling.starts[2]) == 1:
+        wide = np.ones_like(wide)
+    return deep[:, None, None], wide[None]
 
 
 class _Network:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from imaging.errors import InputTooLarge
@@ -14,6 +15,9 @@ from imaging.nifti import AIR_HU
 from imaging.resample import resample_linear
 from imaging.volume import Volume, to_canonical
 from models.manifest import Intensity, Sampling
+
+# The body is looked for in every so many millimetres; above this it is no air, lung or blanket.
+_GLANCE_MM, _BODY_HU = 6.0, -300
 
 
 def model_grid(canonical: Geometry, sampling: Sampling) -> Geometry:
@@ -64,7 +68,39 @@ def model_grid(canonical: Geometry, sampling: Sampling) -> Geometry:
 def to_model_grid(volume: Volume, sampling: Sampling) -> Volume:
     """The CT in Hounsfield units (its own dtype) on the model's grid; air outside of it."""
     canonical = to_canonical(volume)
-    return resample_linear(canonical, model_grid(canonical.geometry, sampling), AIR_HU)
+    grid = model_grid(canonical.geometry, sampling)
+    if sampling.body:
+        grid = _around(body_corners(canonical), grid)
+    return resample_linear(canonical, grid, AIR_HU)
+
+
+def body_corners(volume: Volume) -> NDArray[np.float64]:
+    """LPS mm (8, 3) of the corners of the box around the body: the largest thing that is no air.
+
+    Judged on every few voxels; the box is grown by as much. A volume of air is its own box.
+    """
+    steps = [max(1, int(_GLANCE_MM / s)) for s in volume.geometry.spacing]
+    seen = volume.array[tuple(slice(None, None, step) for step in steps)] > _BODY_HU
+    low, high = np.zeros(3), np.array(volume.array.shape) - 1.0
+    if seen.any():
+        parts = sitk.ConnectedComponent(sitk.GetImageFromArray(seen.astype(np.uint8)))
+        shape = sitk.LabelShapeStatisticsImageFilter()
+        shape.Execute(parts)
+        largest = max(shape.GetLabels(), key=shape.GetNumberOfPixels)
+        x, y, z, nx, ny, nz = shape.GetBoundingBox(largest)
+        first, count = np.array([z, y, x]), np.array([nz, ny, nx])
+        low = np.maximum(low, (first - 1) * np.array(steps))
+        high = np.minimum(high, (first + count) * np.array(steps))
+    ends = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), -1).reshape(-1, 3)
+    return np.asarray(volume.geometry.to_world(ends))
+
+
+def _around(corners: NDArray[np.float64], grid: Geometry) -> Geometry:
+    """The part of a grid that holds some points (N, 3); its voxels stay where they are."""
+    index = grid.to_index(corners)
+    low = np.clip(np.floor(index.min(0) + 1e-6), 0, np.array(grid.shape) - 1).astype(int)
+    high = np.clip(np.ceil(index.max(0) - 1e-6), low, np.array(grid.shape) - 1).astype(int)
+    return grid.crop(low.tolist(), (high - low + 1).tolist())
 
 
 def normalise(hu: NDArray[np.generic], intensity: Intensity) -> NDArray[np.float32]:

@@ -124,6 +124,7 @@ class Client:
         outputs: Sequence[str] = (),
         series: str | None = None,
         device: str | None = None,
+        doubtful: str | None = None,
         priority: str | None = None,
         key: str | None = None,
     ) -> RemoteJob:
@@ -136,6 +137,7 @@ class Client:
             outputs: ``nifti``, ``seg``, ``rtstruct``, ``sr`` and so on; NIfTI where there is none.
             series: SeriesInstanceUID, where the CT holds several.
             device: ``auto``, ``cpu`` or ``cuda``.
+            doubtful: ``drop`` or ``keep`` what the model does not trust.
             priority: ``low``, ``normal`` or ``high``.
             key: Idempotency-Key; the same key and CT give the same job again. A new one where
                 there is none.
@@ -145,7 +147,8 @@ class Client:
             EmptyInput: no file there.
         """
         given: dict[str, Sequence[str]] = {"structures": structures, "outputs": outputs}
-        words = {"model": model, "series": series, "device": device, "priority": priority}
+        words = {"model": model, "series": series, "device": device}
+        words |= {"doubtful": doubtful, "priority": priority}
         given |= {name: [word] for name, word in words.items() if word}
         params = {name: [",".join(values)] for name, values in given.items() if values}
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}

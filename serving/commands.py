@@ -18,7 +18,8 @@ def segment(args: argparse.Namespace) -> int:
 
     Args:
         args: ``ct`` (file, folder or archive), ``out`` (folder), ``model``, ``structures`` and
-            ``outputs`` (words with commas), ``series``, ``device``; ``None`` takes the default.
+            ``outputs`` (words with commas), ``series``, ``device``, ``doubtful``; ``None`` takes
+            the default.
     """
     # onnxruntime and the readers load here, not when the command line is parsed.
     from imaging.files import write_whole
@@ -38,6 +39,7 @@ def segment(args: argparse.Namespace) -> int:
         series=args.series,
         device=args.device or settings.device,
         outputs=split_words([args.outputs or ""]) or Options.outputs,
+        doubtful=args.doubtful or Options.doubtful,
     )
     engines = Engines(
         default_store(), settings.threads, settings.model_memory_mb, settings.model_idle_s

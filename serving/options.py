@@ -14,9 +14,11 @@ from serving.outputs import DICOM_FILES, OUTPUTS, check_outputs
 from serving.settings import Settings
 
 # Every parameter of a job, in the query or in the form.
-PARAMETERS = ("model", "structures", "outputs", "series", "device", "priority")
+PARAMETERS = ("model", "structures", "outputs", "series", "device", "doubtful", "priority")
 # These may come several times, and hold several words with commas.
 _LISTS = ("structures", "outputs")
+# What to do with what the model does not trust: leave it out of the masks, or keep it.
+DOUBTFUL = ("drop", "keep")
 PRIORITIES: dict[str, int] = {"low": 0, "normal": 10, "high": 20}
 
 
@@ -31,9 +33,10 @@ class Options:
         series: SeriesInstanceUID where the input holds several.
         device: ``auto``, ``cpu`` or ``cuda``.
         outputs: what to make of the result, each once, in the order of ``serving.outputs.OUTPUTS``.
+        doubtful: ``drop`` or ``keep`` what has less confidence than the model's manifest asks for.
 
     Raises:
-        BadParameter: no such mask, device or output.
+        BadParameter: no such mask, device, output or word for ``doubtful``.
     """
 
     model: str = Settings.model
@@ -41,6 +44,7 @@ class Options:
     series: str | None = None
     device: str = Settings.device
     outputs: tuple[str, ...] = OUTPUTS[:1]
+    doubtful: str = DOUBTFUL[0]
 
     def __post_init__(self) -> None:
         check_device(self.device)
@@ -48,6 +52,12 @@ class Options:
             members(mask)
         object.__setattr__(self, "masks", tuple(dict.fromkeys(self.masks)))
         object.__setattr__(self, "outputs", check_outputs(self.outputs))
+        if self.doubtful not in DOUBTFUL:
+            raise BadParameter(
+                f"doubtful must be one of {', '.join(DOUBTFUL)}, not {self.doubtful[:64]!r}.",
+                parameter="doubtful",
+                known=list(DOUBTFUL),
+            )
 
     @property
     def dicom(self) -> tuple[str, ...]:
@@ -62,6 +72,7 @@ class Options:
             "series": self.series,
             "device": self.device,
             "outputs": list(self.outputs),
+            "doubtful": self.doubtful,
         }
 
     @classmethod
@@ -124,6 +135,7 @@ def from_parameters(given: Mapping[str, Sequence[str]], settings: Settings) -> O
         series=one.get("series"),
         device=one.get("device", settings.device),
         outputs=split_words(given.get("outputs", ())) or Options.outputs,
+        doubtful=one.get("doubtful", Options.doubtful),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from imaging.errors import BadParameter
 from imaging.version import VERSION
 from imaging.volume import Volume
+from models.confidence import is_lesion
 from models.labels import BY_NAME, Structure, members, values
 from models.store import StoredModel
 
@@ -44,9 +45,6 @@ MEDIA_TYPES: dict[str, str] = {
     ".json": "application/json",
     ".zip": "application/zip",
 }
-
-# Lesions as SNOMED CT names them: of a kind of their own, in an organ, no anatomy themselves.
-_LESIONS = frozenset({"108369006", "367643001"})
 
 
 def check_outputs(names: Sequence[str]) -> tuple[str, ...]:
@@ -111,13 +109,13 @@ def segment_of(structure: Structure) -> Segment:
     """A structure in DICOM's words.
 
     An organ holds its lesions, as its mask does; a lesion or a vessel names its organ as anatomy.
+    A lesion is of a kind of its own, no anatomy itself.
     """
     from imaging.writers.segments import Code, Segment
 
-    lesion = structure.snomed in _LESIONS
     category = (
         Code("49755003", "SCT", "Morphologically Abnormal Structure")
-        if lesion
+        if is_lesion(structure)
         else Code("91723000", "SCT", "Anatomical Structure")
     )
     organ = BY_NAME[structure.parent] if structure.parent else None

@@ -48,6 +48,7 @@ def segment(args: argparse.Namespace) -> int:
             outputs=_words(args.outputs),
             series=args.series,
             device=args.device,
+            doubtful=args.doubtful,
         )
     print(table(result.report))
     print(f"Written to {result.folder}/")

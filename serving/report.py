@@ -13,8 +13,10 @@ from imaging.geometry import Geometry, canonical_axes
 from imaging.threads import spread
 from imaging.version import VERSION
 from imaging.volume import Volume
+from models.confidence import Finding
 from models.labels import BY_NAME, members
 from models.store import StoredModel
+from serving.findings import nothing_here, of_mask, of_structure
 
 SCHEMA = 1
 
@@ -90,9 +92,9 @@ def describe(extent: Extent, geometry: Geometry) -> dict[str, Any]:
     """Numbers of one mask on its grid.
 
     Returns:
-        ``voxels``; ``volume_ml``; ``centroid_lps_mm`` (x, y, z) and ``bounding_box`` (half-open
-        voxel indices, Z, Y, X), both ``None`` for an empty mask; ``touches_edge``: the faces of
-        the image that the mask reaches, where it may be cut off.
+        ``found``; ``voxels``; ``volume_ml``; ``centroid_lps_mm`` (x, y, z) and ``bounding_box``
+        (half-open voxel indices, Z, Y, X), both ``None`` for an empty mask; ``touches_edge``: the
+        faces of the image that the mask reaches, where it may be cut off.
     """
     if not extent.voxels:
         centroid = box = None
@@ -101,6 +103,7 @@ def describe(extent: Extent, geometry: Geometry) -> dict[str, Any]:
         centroid = [round(float(c), 2) for c in geometry.to_world(middle)]
         box = {"start": list(extent.start), "stop": list(extent.stop)}
     return {
+        "found": extent.voxels > 0,
         "voxels": extent.voxels,
         "volume_ml": round(extent.voxels * geometry.voxel_ml, 3),
         "centroid_lps_mm": centroid,
@@ -121,6 +124,7 @@ def orientation(geometry: Geometry) -> str:
 
 def report(
     labels: Volume,
+    findings: Mapping[str, Finding],
     model: StoredModel,
     masks: Sequence[str],
     asked: Sequence[str],
@@ -131,6 +135,7 @@ def report(
 
     Args:
         labels: label map (Z, Y, X) with the warnings of reading.
+        findings: what the model thinks of each of its structures.
         model: which model made it.
         masks: names of the masks that were asked for.
         asked: names of the outputs that were asked for.
@@ -139,6 +144,9 @@ def report(
     """
     found = extents(labels.array)
     outputs = model.manifest.outputs
+    own = {name: found.get(BY_NAME[name].value, Extent()) for name in outputs}
+    voxels = {name: extent.voxels for name, extent in own.items()}
+    reason = nothing_here(findings)
     return {
         "schema": SCHEMA,
         "islet": VERSION,
@@ -155,14 +163,17 @@ def report(
             name: {
                 "structures": [s.name for s in members(name) if s.name in outputs],
                 "not_looked_for": [s.name for s in members(name) if s.name not in outputs],
+                "confidence": of_mask(name, voxels, findings),
             }
             | describe(total(found, (s.value for s in members(name))), labels.geometry)
             for name in masks
         },
         "structures": {
-            name: describe(found.get(BY_NAME[name].value, Extent()), labels.geometry)
+            name: of_structure(findings[name]) | describe(own[name], labels.geometry)
             for name in outputs
         },
+        "nothing_here": reason is not None,
+        "nothing_here_reason": reason,
         "warnings": list(labels.warnings),
         "device": device,
     }
@@ -184,15 +195,19 @@ def model_card(model: StoredModel) -> dict[str, Any]:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Volumes and seconds of a report, for people."""
-    lines = [f"{'mask':<22}{'mL':>10}  notes"]
+    """Volumes, confidences and seconds of a report, for people."""
+    lines = [f"{'mask':<22}{'mL':>10}{'confidence':>12}  notes"]
     for name, found in report["masks"].items():
         notes = []
         if found["touches_edge"]:
             notes.append(f"reaches the {', '.join(found['touches_edge'])} edge of the image")
         if found["not_looked_for"]:
             notes.append(f"not looked for: {', '.join(found['not_looked_for'])}")
-        lines.append(f"{name:<22}{found['volume_ml']:>10.1f}  {'; '.join(notes)}".rstrip())
+        # A service of an older version says nothing of confidence.
+        sure = found.get("confidence")
+        shown = "–" if sure is None else f"{sure:.2f}"
+        row = f"{name:<22}{found['volume_ml']:>10.1f}{shown:>12}  {'; '.join(notes)}"
+        lines.append(row.rstrip())
     steps = "  ".join(f"{step} {s:.2f}" for step, s in report["seconds"].items())
     model = report["model"]
     lines += [

@@ -27,6 +27,7 @@ from imaging.writers.nifti import encode_nifti
 from models.labels import values
 from models.predict import Progress, predict
 from serving.engine import Engines
+from serving.findings import notes
 from serving.options import Options
 from serving.outputs import CT, DICOM_FILES, LABELS, PREVIEW, REPORT, Coded, coded, dicom_files
 from serving.preview import preview_png
@@ -125,22 +126,30 @@ def segment(
     engine = engines.get(model, options.device)
     watch("read", 0.0)
     volume = _read(source, options, limits)
-    found = predict(volume, model.manifest, engine, watch)
-    notes = (*volume.warnings, *options.notes(model.manifest))
-    labels = Volume(np.ascontiguousarray(found.array), found.geometry, notes, volume.source)
+    keep = options.doubtful == "keep"
+    found = predict(volume, model.manifest, engine, watch, keep)
+    said = (*options.notes(model.manifest), *notes(found.findings, model.manifest))
+    labels = Volume(
+        np.ascontiguousarray(found.labels.array),
+        found.labels.geometry,
+        (*volume.warnings, *said),
+        volume.source,
+    )
     watch("report", 0.0)
     # Beside each other: both are array work that lets other threads run.
     with ThreadPoolExecutor(1) as pool:
         picture = pool.submit(preview_png, volume, labels, masks)
-        made = report(labels, model, masks, options.outputs, _origin(source), engine.device)
+        made = report(
+            labels, found.findings, model, masks, options.outputs, _origin(source), engine.device
+        )
         kept = {PREVIEW: picture.result()}
     if "ct" in options.outputs:
         kept[CT] = encode_nifti(volume)
     # The CT is not needed any more: what follows works on the label map alone.
     del volume, found, picture
     watch("report", 1.0)
-    said = coded(masks, model) if options.dicom else None
-    return Segmentation(labels, masks, options.outputs, said, made, watch, kept)
+    codes = coded(masks, model) if options.dicom else None
+    return Segmentation(labels, masks, options.outputs, codes, made, watch, kept)
 
 
 def files(segmentation: Segmentation) -> Iterator[tuple[str, bytes]]:

@@ -13,10 +13,21 @@ import islet
 from imaging.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "monai", "onnxruntime", "onnx", "bentoml", "SimpleITK", "nibabel", "training")
+HEAVY = ("torch", "monai", "onnxruntime", "onnx", "bentoml", "SimpleITK", "nibabel")
 
-# What the command line says of serving, and no more.
-SERVING = {"serving", "serving.guard", "serving.guard.commands", "serving.models_cli"}
+# What the command line says of the floors, and no more.
+SAID = {
+    "serving": {"serving", "serving.guard", "serving.guard.commands", "serving.models_cli"},
+    "training": {"training", "training.data_cli"},
+    "federation": {
+        *("federation", "federation.commands"),
+        *("federation.starter_cli", "federation.ticker"),
+    },
+}
+
+
+def of_floor(modules: set[str], floor: str) -> set[str]:
+    return {m for m in modules if m.split(".")[0] == floor}
 
 
 def loaded_by(*argv: str) -> set[str]:
@@ -43,18 +54,21 @@ def loaded_by(*argv: str) -> set[str]:
 def test_help_brings_in_no_floor(argv: tuple[str, ...]) -> None:
     modules = loaded_by(*argv)
     assert not modules & {*HEAVY, "models", "nvflare", "httpx", "sqlalchemy", "pynetdicom"}
-    assert {m for m in modules if m.split(".")[0] == "serving"} <= SERVING
+    for floor, said in SAID.items():
+        assert of_floor(modules, floor) <= said
 
 
 def test_serving_brings_in_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISLET_STORE", str(tmp_path))
     modules = loaded_by("models")
     assert "models.store" in modules
-    assert not modules & {"torch", "monai", "training", "models.architectures", "bentoml"}
+    assert not modules & {"torch", "monai", "models.architectures", "bentoml"}
+    assert of_floor(modules, "training") <= SAID["training"]
     (tmp_path / "no-ct").write_bytes(b"not a CT")
     modules = loaded_by("segment", str(tmp_path / "no-ct"), "-o", str(tmp_path / "out"))
     assert "serving.segment" in modules
-    assert not modules & {"torch", "monai", "training", "models.architectures"}
+    assert not modules & {"torch", "monai", "models.architectures"}
+    assert of_floor(modules, "training") <= SAID["training"]
 
 
 def test_training_brings_in_no_serving(tmp_path: Path) -> None:
@@ -62,10 +76,8 @@ def test_training_brings_in_no_serving(tmp_path: Path) -> None:
     assert "training.commands" in modules
     assert "torch" in modules
     assert not {m for m in modules if m.split(".")[0] in ("bentoml", "nvflare")}
-    assert {m for m in modules if m.split(".")[0] == "serving"} <= SERVING
-    # What the command line says of a federation, and no more.
-    named = {m for m in modules if m.split(".")[0] == "federation"}
-    assert named <= {"federation", "federation.commands"}
+    assert of_floor(modules, "serving") <= SAID["serving"]
+    assert of_floor(modules, "federation") <= SAID["federation"]
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

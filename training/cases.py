@@ -13,7 +13,7 @@ from imaging.errors import DataError, IsletError
 from imaging.geometry import Geometry
 from imaging.read import read_volume
 from imaging.volume import Volume, from_canonical, to_canonical
-from models.labels import BY_NAME, STRUCTURES
+from models.labels import BY_NAME, STRUCTURES, UNKNOWN_NAME, label_value
 
 SPLITS = ("train", "validation", "test")
 
@@ -31,12 +31,16 @@ class Case:
         name: unique within its data set.
         image: anything ``imaging.read.read_volume`` takes.
         label: a label map on the image's grid; ``None`` where there are masks instead.
-        values: what the values (1 to 255) in ``label`` mean; others are unlabelled.
+        values: what the values (1 to 255) in ``label`` mean, a structure or ``unknown``; others
+            are unlabelled.
         annotated: structures that this data set labels wherever they are; every other structure
             is unknown in its unlabelled voxels, not absent.
         source: data set, licence and how it was labelled, for the model's provenance.
         masks: for a structure, files of 0 and 1 on the image's grid whose union it is.
         split: ``train``, ``validation`` or ``test``, as the data set publishes it.
+        patient: whom the CT shows, where other cases may show the same one: cases of a patient are
+            never divided between what is learned from and what is judged by. The case alone where
+            empty.
 
     Raises:
         DataError: a name that is no structure, a value or split out of range, not exactly one of
@@ -51,9 +55,10 @@ class Case:
     source: Mapping[str, str] = field(default_factory=dict)
     masks: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     split: str = "train"
+    patient: str = ""
 
     def __post_init__(self) -> None:
-        names = {*self.annotated, *self.values.values(), *self.masks}
+        names = {*self.annotated, *self.masks, *(set(self.values.values()) - {UNKNOWN_NAME})}
         unknown = sorted(names - set(BY_NAME))
         outside = sorted(value for value in self.values if not 1 <= value <= 255)
         faults = {
@@ -67,6 +72,11 @@ class Case:
         for fault, found in faults.items():
             if found:
                 raise DataError(f"Case {self.name}: {fault}", case=self.name)
+
+    @property
+    def group(self) -> str:
+        """What the case is never divided from: its patient, or itself."""
+        return self.patient or self.name
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -136,7 +146,7 @@ def _canonical(stored: NDArray[np.generic], case: Case) -> NDArray[np.uint8]:
         )
     table = np.zeros(256, np.uint8)
     for value, name in case.values.items():
-        table[value] = BY_NAME[name].value
+        table[value] = label_value(name)
     return table[stored.astype(np.uint8)]
 
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import resource
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,12 @@ from imaging.errors import BadParameter
 from imaging.files import write_whole
 from models.onnxfile import read_manifest
 from models.store import default_store
-from training.cases import Case
-from training.check import run_check
 from training.crossvalidate import crossvalidate
-from training.datasets import open_dataset
-from training.datasets.make import make_set
+from training.datasets import open_datasets
 from training.ensemble import export_ensemble
 from training.evaluate import Score, as_csv, evaluate, table
 from training.package import onnx_scorer
+from training.pretraining import Start, fine_tuned, start_from
 from training.recipe import Recipe
 from training.recipes import recipe as named_recipe
 from training.runs import MODEL, Exported, export_run, train_run
@@ -31,7 +30,7 @@ from training.tracking import hooks
 def train(args: argparse.Namespace) -> int:
     """``islet train RECIPE --data DIR --out DIR``: train, then export beside the checkpoint."""
     recipe = _recipe(args)
-    known = [case for case in _cases(args.data) if case.split != "test"]
+    known = [case for case in open_datasets(args.data) if case.split != "test"]
     _open_files_as_allowed()
     unknown = set(args.validate) - {c.name for c in known}
     if unknown:
@@ -43,12 +42,13 @@ def train(args: argparse.Namespace) -> int:
         print(
             f"No --data: {recipe.name} trains on phantoms; what it learns is good for nothing else."
         )
+    start = _start(recipe, args)
     exported = train_run(
         recipe,
         cases,
         args.out,
         validation=[c for c in known if c.name in args.validate],
-        pretrained=args.pretrained,
+        start=start,
         cache=args.cache,
         resume=args.resume,
         hook=hooks(args.track, args.out, recipe, args.tracking_uri),
@@ -63,14 +63,15 @@ def train(args: argparse.Namespace) -> int:
 def crossvalidation(args: argparse.Namespace) -> int:
     """``islet crossvalidate RECIPE --data DIR --out DIR``: one model per left-out part."""
     recipe = _recipe(args)
+    start = _start(recipe, args)
     _open_files_as_allowed()
     scores = crossvalidate(
         recipe,
-        [case for case in _cases(args.data) if case.split == "train"],
+        [case for case in open_datasets(args.data) if case.split == "train"],
         args.out,
         args.folds,
         args.only,
-        pretrained=args.pretrained,
+        start=start,
         device=args.device,
         precision=args.precision,
     )
@@ -91,12 +92,62 @@ def evaluation(args: argparse.Namespace) -> int:
     if not path.is_file():
         path = default_store().resolve(args.model).path
     manifest = read_manifest(path)
-    cases = [c for c in _cases(args.data) if args.split in ("all", c.split)]
+    cases = [c for c in open_datasets(args.data) if args.split in ("all", c.split)]
     scores = evaluate(cases, manifest, onnx_scorer(path), args.surfaces)
     _report(f"Dice of {args.model}", scores, args)
     if args.surfaces:
         print(f"\nSurface Dice\n\n{table(scores, 'surface_dice')}")
         print(f"\n95th percentile Hausdorff distance, mm\n\n{table(scores, 'hd95_mm')}")
+    return 0
+
+
+def assessment(args: argparse.Namespace) -> int:
+    """``islet assess MODEL --data DIR --out DIR``: every figure of a model, and its card."""
+    from training import assess
+
+    parts = args.only or [part for part in assess.PARTS if part != "planted" or args.shapes]
+    settings = assess.Settings(tuple(parts), tuple(args.labels), args.copies, args.seed)
+    found = assess.assess(
+        args.model,
+        open_datasets(args.data),
+        args.out,
+        settings,
+        args.shapes,
+        args.beside,
+        _assess_command(args),
+    )
+    text = assess.report(found)
+    write_whole(args.out / "report.md", text.encode())
+    print(text)
+    if args.card:
+        assumed = {"watts": args.watts, "grams_per_kwh": args.co2}
+        power = assess.Power(**{name: v for name, v in assumed.items() if v is not None})
+        release = assess.Release.of(args.card, args.runs, power, args.reliability)
+        write_whole(args.out / "card.md", assess.card(found, release).encode())
+        if args.reliability:
+            write_whole(args.out / args.reliability.name, args.reliability.read_bytes())
+        print(f"{args.out / 'card.md'}: the card of {args.card}")
+    return 0
+
+
+def calibration(args: argparse.Namespace) -> int:
+    """``islet calibrate RUNS --data DIR --out DIR``: fit confidences, and write them to models."""
+    from training.calibration import calibrate, figure, put_into
+    from training.planting.shapes import Shapes
+
+    shapes = None
+    if args.shapes is not None:
+        shapes = Shapes.open(args.shapes, "held-out", args.out / "shapes.npz")
+    made = calibrate(
+        args.runs, open_datasets(args.data), shapes, args.planted, args.phantoms, args.seed
+    )
+    print(figure.table(made))
+    args.out.mkdir(parents=True, exist_ok=True)
+    written = json.dumps(dataclasses.asdict(made.calibration), indent=1)
+    write_whole(args.out / "calibration.json", written.encode())
+    figure.draw(made, args.out / "reliability.png")
+    for path in args.into:
+        print(f"{path}: {put_into(path, made.calibration).name} is calibrated")
     return 0
 
 
@@ -110,33 +161,9 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_data(args: argparse.Namespace) -> int:
-    """``islet data check DIR``: findings as a table; 1 where there is an error."""
-    report, code = run_check(args.folders)
-    print(report)
-    return code
-
-
-def make_data(args: argparse.Namespace) -> int:
-    """``islet data make LAYOUT OUT``: phantoms in a public data set's layout."""
-    shape = tuple(args.shape) if args.shape else None
-    make_set(args.layout, args.out, args.cases, args.seed, args.style, shape)
-    print(f"{args.cases} phantoms in {args.out}, laid out as {args.layout}")
-    return 0
-
-
-def phantom(args: argparse.Namespace) -> int:
-    """``islet phantom OUT``: write a labelled phantom set in the Decathlon's layout."""
-    from training.phantoms import write_set
-
-    write_set(args.out, args.cases, args.seed, args.style)
-    print(f"{args.cases} phantoms in {args.out}")
-    return 0
-
-
 def reproduction(args: argparse.Namespace) -> int:
     """``islet reproduce TABLE --out DIR``: the paper's table beside ours, and a figure."""
-    from training.reproduce import figure, kits21, monet, partial
+    from training.reproduce import figure, finetune, kits21, monet, partial
 
     if args.table == "monet":
         report = monet.reproduce(
@@ -144,12 +171,26 @@ def reproduction(args: argparse.Namespace) -> int:
         )
     elif args.table == "kits21":
         report = kits21.reproduce(args.out, args.scale, args.seeds, args.steps, args.data)
+    elif args.table == "finetune":
+        report = finetune.reproduce(args.out, args.scale, args.seeds, args.steps)
     else:
         report = partial.reproduce(args.out, args.seeds, args.steps)
     print(report.text)
     write_whole(args.out / f"{args.table}.md", f"{report.text}\n".encode())
     figure.draw(report, report.text.partition(";")[0], args.out / f"{args.table}.png")
     return 0
+
+
+def _assess_command(args: argparse.Namespace) -> str:
+    """The command that makes the same assessment in a new folder."""
+    options = ("data", "out", "shapes", "only", "labels", "copies", "seed", "beside")
+    words = ["islet", "assess", args.model]
+    for name in options:
+        value = vars(args)[name]
+        listed = value if isinstance(value, list) else [value]
+        if value not in (None, []):
+            words += [f"--{name}", *map(str, listed)]
+    return shlex.join(words)
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
@@ -159,17 +200,23 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         for name in ("steps", "seed", "phantoms", "batch")
         if (value := getattr(args, name)) is not None
     }
-    recipe = dataclasses.replace(named_recipe(args.recipe, args.scale), **changes)
+    recipe = named_recipe(args.recipe, args.scale)
+    if args.start:
+        recipe = fine_tuned(recipe)
+    if recipe.phantoms and "phantoms" in changes:
+        # CTs without an abdomen are made, too: as many as go with so many phantoms.
+        changes["strangers"] = recipe.strangers * changes["phantoms"] // recipe.phantoms
+    recipe = dataclasses.replace(recipe, **changes)
     return dataclasses.replace(recipe, steps_per_epoch=min(recipe.steps_per_epoch, recipe.steps))
 
 
-def _cases(folders: Sequence[Path]) -> list[Case]:
-    cases = [case for folder in folders for case in open_dataset(folder)]
-    names = [case.name for case in cases]
-    double = sorted({n for n in names if names.count(n) > 1})
-    if double:
-        raise BadParameter(f"Several data sets hold a case named {double}; rename one of each.")
-    return cases
+def _start(recipe: Recipe, args: argparse.Namespace) -> Start | None:
+    """The weights of ``--from``; says what they are."""
+    if not args.start:
+        return None
+    start = start_from(recipe, args.start)
+    print(f"{recipe.name} {start}; {recipe.steps} steps")
+    return start
 
 
 def _open_files_as_allowed() -> None:

@@ -27,6 +27,9 @@ def crossvalidate(
 ) -> list[Score]:
     """Leave each part out in turn, train on the others, score the one left out.
 
+    Cases of one patient are left out together; where one of them has the patient's own name, the
+    others are copies made of it and are not scored.
+
     A model that is already in ``out/<part>`` is scored, not trained again; one that was
     interrupted goes on. No left-out case is used to choose anything: the last weights count.
 
@@ -34,8 +37,8 @@ def crossvalidate(
         recipe: what to train.
         cases: at least two.
         out: a folder for all runs; prepared cases are shared by them.
-        count: number of folds, named ``fold-1`` and so on; 0 leaves out one case at a time, and
-            its run has the case's name.
+        count: number of folds, named ``fold-1`` and so on; 0 leaves out one patient at a time, and
+            the run has the patient's name, or that of the only case.
         only: names of parts; only these are left out in turn.
         options: of :func:`training.runs.train_run`.
 
@@ -44,8 +47,10 @@ def crossvalidate(
             processes.
         DataError: ``out`` holds models of another recipe.
     """
-    if len(cases) < 2:
-        raise BadParameter(f"{len(cases)} cases cannot be left out in turn; name more with --data.")
+    if len({case.group for case in cases}) < 2:
+        raise BadParameter(
+            f"{len(cases)} cases of one patient cannot be left out in turn; name more with --data."
+        )
     if processes() > 1:
         raise BadParameter(
             "Cross-validation is one process; give it the GPU of your choice, or train each part "
@@ -68,18 +73,25 @@ def crossvalidate(
             train_run(recipe, others, run, phantoms=phantoms, **settings)
         elif describe(run).recipe.to_json() != recipe.to_json():
             raise DataError(f"{run} holds a model of other settings; name another folder.")
-        scores += _scores(run, left_out)
+        scores += _scores(run, _scored(left_out))
     return scores
 
 
 def _parts(cases: Sequence[Case], count: int, seed: int) -> dict[str, list[Case]]:
+    groups = {case.name: case.group for case in cases}
     if not count:
-        return {case.name: [case] for case in cases}
-    names = folds([case.name for case in cases], count, seed)
+        return {g: [case for case in cases if case.group == g] for g in groups.values()}
+    names = folds([case.name for case in cases], count, seed, groups)
     return {
         f"fold-{index}": [case for case in cases if case.name in part]
         for index, part in enumerate(names, 1)
     }
+
+
+def _scored(cases: Sequence[Case]) -> list[Case]:
+    """The cases that are no copies of another one."""
+    names = {case.name for case in cases}
+    return [case for case in cases if case.name == case.group or case.group not in names]
 
 
 def _scores(run: Path, cases: Sequence[Case]) -> list[Score]:

@@ -65,7 +65,7 @@ def score_case(
         surfaces: also surface Dice and Hausdorff distance, which take seconds a structure.
         masks: structures or groups to score, by default the model's structures.
     """
-    predicted = predict(case.image, manifest, scorer).array
+    predicted = predict(case.image, manifest, scorer).labels.array
     spacing = case.image.geometry.spacing
     found = []
     for name in masks or scorable(manifest.outputs, case.annotated):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from imaging.errors import DataError
 from imaging.resample import resample_nearest
 from imaging.volume import to_canonical
-from models.labels import BY_NAME, STRUCTURES
+from models.labels import BY_NAME, STRUCTURES, UNKNOWN
 from models.manifest import Intensity
 from models.preprocess import to_model_grid
 from training.cases import Loaded
@@ -20,6 +20,8 @@ from training.recipe import Recipe
 
 # About so many voxels are remembered for each structure to centre patches on.
 _CENTRES = 4096
+# Losses of networks with sigmoids, in which a voxel is in a structure or not.
+_ALL_KNOWN = ("dice", "task_dice_bce")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +58,18 @@ def prepare(case: Loaded, recipe: Recipe, phantom: bool = False) -> Prepared:
     """Bring a case onto the recipe's grid.
 
     Raises:
-        DataError: nothing in the case that the recipe could learn from.
+        DataError: nothing in the case that the recipe could learn from, or unknown voxels for a
+            loss that would take them for known.
     """
     image = to_model_grid(case.image, recipe.sampling)
     labels = resample_nearest(to_canonical(case.labels), image.geometry).array
     labels = _merged(labels, recipe)
+    if recipe.loss.name in _ALL_KNOWN and (labels == UNKNOWN).any():
+        raise DataError(
+            f"Case {case.name} has unknown voxels, which the loss {recipe.loss.name} cannot leave "
+            "out; train a recipe with dice_ce or hec.",
+            case=case.name,
+        )
     absent = tuple(
         kind
         for kind in KINDS

@@ -27,49 +27,103 @@ _LOSSES = {
     "dice_ce": "softmax",
     "hec": "softmax",
 }
+# Fields of Augment that are (least, largest).
+_RANGES = (
+    *("scale", "organ_scale", "contrast", "thick_mm", "field_mm"),
+    *("brightness", "spread", "gamma"),
+)
 
 
 @dataclass(frozen=True)
 class Augment:
     """Random changes of one training patch; the defaults change nothing.
 
-    The first group is geometry, the second works in Hounsfield units, the third on the network's
-    input, as nnU-Net does it.
+    The first group is geometry, the second works in Hounsfield units, the third is the scanner's,
+    the fourth works on the network's input, as nnU-Net does it. What ends in ``_p`` is the
+    probability of that change in a patch.
 
     Attributes:
-        affine_p: probability that a patch is turned, scaled and shifted at all.
+        affine_p: probability that a patch is turned, scaled, shifted and bent at all.
         rotate_deg: largest rotation about each axis (Z, Y, X); a 2D patch turns about Z only.
         scale: (smallest, largest) zoom.
         shift: largest shift as a part of the patch.
+        bend_mm: largest standard deviation of the shifts of control points 24 to 56 mm apart,
+            between which cubic B-splines bend the body; about half of it arrives at a voxel.
+        organ_scale: (smallest, largest) zoom of one labelled organ, fading out around it.
         mirror: axes (Z, Y, X) along which a patch is turned over every second time.
+        phase_p: another contrast phase: organs get its typical HU, vessels and bowel follow.
+        plain_p: part of them without contrast agent; four phases with one share the rest.
+        filling_p: other contents of stomach, duodenum, colon and pockets of gas: a contrast agent
+            that was drunk, water, gas.
+        around_p: objects in the air around the body: table, arm, blanket, cable.
         contrast: (least, most) factor on enhancement above unenhanced soft tissue (45 HU): 0 is a
             scan without contrast agent, over 1 an earlier or stronger phase.
         organ_hu: largest shift of each labelled structure's own mean, HU.
-        noise_hu: largest standard deviation of added noise.
-        blur_mm: largest Gaussian blur.
         offset_hu: largest shift of the whole scan.
+        blur_mm: largest Gaussian blur.
+        sharpen: largest gain of an unsharp mask in the slice's plane, where nothing was blurred.
+        noise_hu: largest standard deviation of added noise.
+        grain_mm: largest standard deviation of the Gaussian that correlates noise in the slice's
+            plane, reached after the softest kernel; 0 leaves it white.
+        starve: part of the noise's draws that are stronger where rays cross more of the body.
+        streak_hu: largest standard deviation of streaks from left to right where the body is
+            widest.
+        thick_p, thick_mm: slices of a (least, largest) thickness.
+        field_p, field_mm: a field of view of a (least, largest) radius; air around it.
+        cut_p: the scan ends within the patch, above or below.
         input_p: probability of each of the following.
         brightness: (least, most) factor on the input.
         spread: (least, most) factor on the input's distance from its mean.
         gamma: (least, most) exponent on the input brought to 0..1.
         input_noise: largest standard deviation of noise added to the input.
+
+    Raises:
+        BadParameter: a probability outside 0..1, a range that is not (least, largest), a negative
+            strength.
     """
 
     affine_p: float = 1.0
     rotate_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
     scale: tuple[float, float] = (1.0, 1.0)
     shift: float = 0.0
+    bend_mm: float = 0.0
+    organ_scale: tuple[float, float] = (1.0, 1.0)
     mirror: tuple[bool, bool, bool] = (False, False, False)
+    phase_p: float = 0.0
+    plain_p: float = 0.4
+    filling_p: float = 0.0
+    around_p: float = 0.0
     contrast: tuple[float, float] = (1.0, 1.0)
     organ_hu: float = 0.0
-    noise_hu: float = 0.0
-    blur_mm: float = 0.0
     offset_hu: float = 0.0
+    blur_mm: float = 0.0
+    sharpen: float = 0.0
+    noise_hu: float = 0.0
+    grain_mm: float = 0.0
+    starve: float = 0.0
+    streak_hu: float = 0.0
+    thick_p: float = 0.0
+    thick_mm: tuple[float, float] = (2.5, 5.0)
+    field_p: float = 0.0
+    field_mm: tuple[float, float] = (120.0, 200.0)
+    cut_p: float = 0.0
     input_p: float = 0.15
     brightness: tuple[float, float] = (1.0, 1.0)
     spread: tuple[float, float] = (1.0, 1.0)
     gamma: tuple[float, float] = (1.0, 1.0)
     input_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name.endswith("_p") or name == "starve":
+                if not 0 <= value <= 1:
+                    raise BadParameter(f"{name} must be from 0 to 1, not {value}.")
+            elif isinstance(value, float | int) and value < 0:
+                raise BadParameter(f"{name} must be 0 or more, not {value}.")
+        for name in _RANGES:
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise BadParameter(f"{name} must be (least, largest), not {(low, high)}.")
 
 
 @dataclass(frozen=True)
@@ -88,6 +142,7 @@ class Optimizer:
         period: epochs that a cosine takes to fall, after which it climbs again; 0 for the whole
             training.
         momentum: of ``sgd``.
+        warmup: first steps, over which the rate climbs to ``lr``.
     """
 
     name: str = "adamw"
@@ -98,6 +153,7 @@ class Optimizer:
     floor: float = 0.01
     period: int = 0
     momentum: float = 0.99
+    warmup: int = 0
 
     def __post_init__(self) -> None:
         if self.name not in _OPTIMIZERS:
@@ -174,6 +230,8 @@ class Recipe:
         foreground_box: centre them anywhere in the labels' box, grown by so many voxels, instead.
         slab: take patches only from slices within so many of a labelled one (0: from everywhere).
         phantoms, phantom_share: how many phantoms join the cases, and their part of the patches.
+        strangers: how many CTs without an abdomen are among the phantoms besides: what holds no
+            organ is learned as well.
         plant: probability that a patch of a case without lesion labels gets a planted lesion.
         lesion_free: take the structures named here as absent, not unknown, in cases that do not
             annotate them; an assumption that the model card must state.
@@ -205,6 +263,7 @@ class Recipe:
     slab: int = 0
     phantoms: int = 0
     phantom_share: float = 0.0
+    strangers: int = 0
     plant: float = 0.0
     lesion_free: tuple[str, ...] = ()
     patience: int = 0

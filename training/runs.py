@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import numpy as np
+from torch import nn
 
 from imaging.errors import DataError
 from imaging.files import write_whole
@@ -20,14 +21,14 @@ from training.cache import cached
 from training.cases import Case, Loaded
 from training.fit import fit
 from training.package import export_recipe, manifest_of, provenance_of, structures_of, task_name
-from training.phantoms import ANNOTATED, PAINTED, make_phantom
+from training.phantoms import ANNOTATED, PAINTED, STRANGERS, make_phantom, make_stranger
 from training.prepared import Prepared, prepare
-from training.pretraining import initial_state, weights_of
+from training.pretraining import RUN, Start, start_from, weights_of
 from training.recipe import Recipe
 from training.recipes import recipe as named_recipe
 from training.trainer import initial_network
 
-MODEL, DESCRIPTION = "model.onnx", "run.json"
+MODEL, DESCRIPTION = "model.onnx", RUN
 PRETRAINING, CACHE = "pretraining", "cache"
 # Phantoms of a training are seeded from here on, far from those a user makes to look at.
 _PHANTOM_SEED = 1_000_000
@@ -59,7 +60,7 @@ def train_run(
     *,
     validation: Sequence[Case] = (),
     phantoms: Sequence[Prepared] | None = None,
-    pretrained: Path | None = None,
+    start: Start | None = None,
     cache: Path | None = None,
     **options: Any,
 ) -> list[Exported]:
@@ -70,9 +71,9 @@ def train_run(
         cases, validation: to learn from and to choose by; without any, phantoms take their place.
         out: the run's folder.
         phantoms: the recipe's phantoms where they are already made.
-        pretrained: a training's folder or checkpoint to start from. A recipe that starts from
-            another one's weights trains that one first where it is not given, on the same cases,
-            in ``out/pretraining``.
+        start: weights to start from, of :func:`training.pretraining.start_from`. A recipe that
+            starts from another one's weights trains that one first where they are not given, on
+            the same cases, in ``out/pretraining``.
         cache: folder of prepared cases, by default ``out/cache``.
         options: of :func:`training.fit.fit`.
 
@@ -89,17 +90,22 @@ def train_run(
     if phantoms is None:
         phantoms = make_phantoms(recipe, alone=not cases)
     prepared = [*(cached(case, recipe, cache) for case in cases), *phantoms]
+    if start is None and recipe.pretrain:
+        start = _pretrained(recipe, cases, out, cache, options)
     result = fit(
         recipe,
         prepared,
         out,
         validation=[cached(case, recipe, cache) for case in validation],
-        initial=_initial(recipe, cases, out, pretrained, cache, options),
+        initial=start.state if start else None,
         **options,
     )
     if not result.leads:
         return []
-    run = Run(recipe, provenance_of(recipe, cases, len(phantoms), result.steps))
+    provenance = provenance_of(recipe, cases, len(phantoms), result.steps)
+    if start:
+        provenance = dataclasses.replace(provenance, data=(*provenance.data, *start.data))
+    run = Run(recipe, provenance)
     exported = _export(run, result.network, prepared, out)
     # Last: a folder with a description holds a finished training.
     _describe(run, out)
@@ -157,9 +163,9 @@ def models_of(out: Path) -> list[Path]:
 
 
 def make_phantoms(recipe: Recipe, alone: bool = False) -> list[Prepared]:
-    """The phantoms a recipe trains on, made at its resolution.
+    """The phantoms a recipe trains on, made at its resolution, and its CTs without an abdomen.
 
-    With a dynamic head each is labelled for one task, as the sets that it learns from are.
+    With a dynamic head each phantom is labelled for one task, as the sets it learns from are.
 
     Args:
         recipe: how many, and for what.
@@ -173,26 +179,30 @@ def make_phantoms(recipe: Recipe, alone: bool = False) -> list[Prepared]:
         phantom = make_phantom(first + index, spacing_mm=spacing, structures=named)
         case = Loaded(f"phantom-{index}", phantom.volume, phantom.labels, phantom.annotated)
         made.append(prepare(case, recipe, phantom=True))
+    return made + _make_strangers(recipe, first)
+
+
+def _make_strangers(recipe: Recipe, first: int) -> list[Prepared]:
+    """CTs without an abdomen, in which every structure is known to be absent."""
+    made = []
+    for index in range(recipe.strangers):
+        kind = STRANGERS[index % len(STRANGERS)]
+        image = make_stranger(kind, first + index)
+        empty = image.with_array(np.zeros(image.array.shape, np.uint8))
+        case = Loaded(f"{kind}-{index}", image, empty, recipe.outputs)
+        made.append(prepare(case, recipe, phantom=True))
     return made
 
 
-def _initial(
-    recipe: Recipe,
-    cases: Sequence[Case],
-    out: Path,
-    pretrained: Path | None,
-    cache: Path,
-    options: dict[str, Any],
-) -> dict[str, Tensor] | None:
-    """The weights that a recipe with a pretraining starts from; trained here where not given."""
-    if options.get("resume") and (out / checkpoint.LAST).exists():
-        return None
-    if pretrained is None and recipe.pretrain:
-        pretrained = out / PRETRAINING
-        if not (pretrained / DESCRIPTION).exists():
-            again = options | {"resume": True, "hook": None}
-            train_run(_before(recipe), cases, pretrained, cache=cache, **again)
-    return initial_state(recipe, pretrained) if pretrained else None
+def _pretrained(
+    recipe: Recipe, cases: Sequence[Case], out: Path, cache: Path, options: dict[str, Any]
+) -> Start:
+    """The weights of a recipe's own pretraining, which is trained here where it is not there."""
+    before = out / PRETRAINING
+    if not (before / DESCRIPTION).exists():
+        again = options | {"resume": True, "hook": None}
+        train_run(_before(recipe), cases, before, cache=cache, **again)
+    return start_from(recipe, before)
 
 
 def _before(recipe: Recipe) -> Recipe:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from imaging.errors import DataError
 from imaging.nifti import AIR_HU
-from models.labels import BY_NAME
+from models.labels import BY_NAME, UNKNOWN
 from models.preprocess import normalise
 from training.augment import augment_input, augment_patch, keeps_place
 from training.lesions import plant
+from training.losses import UNKNOWN as UNKNOWN_TARGET
 from training.losses import fold
 from training.prepared import Prepared
 from training.recipe import Recipe
@@ -34,7 +35,8 @@ class Batch:
 
     Attributes:
         images: float32 (N, 1, *space).
-        targets: int64 (N, *space), 0 or 1 + the structure's place in the recipe's outputs.
+        targets: int64 (N, *space), 0 or 1 + the structure's place in the recipe's outputs, or
+            ``training.losses.UNKNOWN``.
         folds: int64 (N, C), see :func:`training.losses.fold`; (N, 1) for sigmoid networks.
         tasks: int64 (N,), the recipe's task each sample trains; 0 where it has none.
     """
@@ -178,6 +180,7 @@ def channel_table(recipe: Recipe) -> Tensor:
     table = torch.zeros(256, dtype=torch.int64)
     for channel, name in enumerate(recipe.outputs):
         table[BY_NAME[name].value] = channel + 1
+    table[UNKNOWN] = UNKNOWN_TARGET
     return table
 
 

@@ -79,6 +79,8 @@ class Schedule:
     def _part(self, step: int) -> float:
         """The rate at a step as a part of the initial one."""
         recipe, settings = self._recipe, self._recipe.optimizer
+        if step < settings.warmup:
+            return (step + 1) / settings.warmup
         if settings.schedule == "cosine":
             whole = settings.period * recipe.steps_per_epoch or recipe.steps
             fall = (1 + math.cos(math.pi * step / whole)) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -126,9 +127,10 @@ class Trainer:
             told: called with the loss of every step; may raise to stop.
 
         Returns:
-            The history's entry.
+            The history's entry; ``seconds`` is what the epoch took.
         """
         self.objective.train()
+        began = time.monotonic()
         end = min(self.recipe.steps, self.step + self.recipe.steps_per_epoch)
         losses = []
         while self.step < end:
@@ -143,6 +145,7 @@ class Trainer:
         }
         if self.validation:
             entry["validation_loss"] = self._validate()
+        entry["seconds"] = time.monotonic() - began
         self._judge(entry)
         return entry
 

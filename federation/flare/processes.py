@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from federation.flare.home import environment, read_settings
 from federation.flare.kits import ORGANISATION, place_server
 from imaging.errors import BadParameter
 
+STARTED_BY = "ISLET_STARTED_BY"
+"""Environment variable with the process that a supervisor is not to outlive, if there is one."""
 LOG = "log.txt"
 """The engine's own log of a kit's main process, in the kit."""
 _OUTPUT = "output.txt"
@@ -107,7 +110,8 @@ def _keep(party: Party, output: Any, ended: threading.Event) -> None:
         print(f"{party.kit.name} runs as process {process.pid}", flush=True)
         try:
             while process.poll() is None and not ended.wait(0.2):
-                pass
+                if _orphaned():
+                    ended.set()
         finally:
             _end(process)
         if not ended.is_set():
@@ -117,6 +121,12 @@ def _keep(party: Party, output: Any, ended: threading.Event) -> None:
                 flush=True,
             )
             ended.wait(wait)
+
+
+def _orphaned() -> bool:
+    """Whether the run that this supervisor belongs to was killed."""
+    parent = os.environ.get(STARTED_BY)
+    return parent is not None and int(parent) != os.getppid()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -20,6 +20,7 @@ from models.architectures.dynunet import dynunet
 from models.architectures.kits21_resunet import KiTS21ResUNet
 from models.architectures.monet import MoNet
 from models.architectures.segviz_unet import segviz_unet
+from models.architectures.subpixel_unet import SubpixelUNet
 from models.architectures.unet2d import UNet2d
 
 
@@ -59,6 +60,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         partial(UNet2d, attention=True), 2, 16, 1, f"{_MONET}: Attention U-Net"
     ),
     "dynunet": Architecture(dynunet, 3, 8, 2, "MONAI DynUNet, nnU-Net's plain U-Net"),
+    "subpixel_unet": Architecture(
+        SubpixelUNet, 3, 16, 2, "a plain U-Net between Shi et al. 2016's sub-pixel layers"
+    ),
     "c2fnas": Architecture(C2FNAS, 3, 16, 3, "Wang et al. 2020, like C2FNAS (Yu et al. 2020)"),
     "segviz_unet": Architecture(segviz_unet, 3, 16, 2, "Kanhere et al. 2023 (SegViz)"),
     "dodnet": Architecture(DoDNet, 3, 16, 2, "Zhang et al. 2021 (DoDNet)"),

@@ -1,4 +1,4 @@
-"""The residual 3D U-Net of "Transfer learning for KiTS21 challenge", and its transfer of weights.
+"""The residual 3D U-Net of "Transfer learning for KiTS21 challenge".
 
 Yang et al. (2021), section 2.3: an encoder of four stages of residual blocks of three
 convolutions, atrous spatial pyramid pooling (ASPP) and a decoder of one residual block a stage.
@@ -12,8 +12,7 @@ its 1-3-1 bottleneck, with output widths that end at nnU-Net's 320: 14.5 million
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +22,6 @@ from imaging.errors import BadParameter
 from models.architectures.dynamic_head import DynamicHead
 
 STAGES = 4
-
-
-@dataclass(frozen=True)
-class Transferred:
-    """What a transfer of weights did, by tensor names.
-
-    Attributes:
-        copied: taken over from the pretrained network.
-        left: of this network, left as they were (its new head).
-        dropped: of the pretrained network, not taken over (its dynamic head).
-    """
-
-    copied: tuple[str, ...]
-    left: tuple[str, ...]
-    dropped: tuple[str, ...]
 
 
 class ConvNorm(nn.Sequential):
@@ -245,38 +229,6 @@ class KiTS21ResUNet(nn.Module):
             else self.head(x)
         )
         return out
-
-    def transfer_from(self, pretrained: nn.Module | Mapping[str, Tensor]) -> Transferred:
-        """Copy encoder, ASPP and decoder; heads stay as they are here.
-
-        Args:
-            pretrained: a network of this class, or its state dict; its head may be any.
-
-        Raises:
-            BadParameter: a tensor is missing there or has another shape; nothing is changed.
-        """
-        given = pretrained.state_dict() if isinstance(pretrained, nn.Module) else pretrained
-        own = self.state_dict()
-        body = [name for name in own if _is_body(name)]
-        for name in body:
-            found = tuple(given[name].shape) if name in given else "not there"
-            if found != tuple(own[name].shape):
-                raise BadParameter(
-                    f"{name} is {tuple(own[name].shape)} in this network and {found} in the "
-                    "pretrained one; build both with the same options."
-                )
-        # The tensors of a state dict are the network's own.
-        for name in body:
-            own[name].copy_(given[name])
-        return Transferred(
-            copied=tuple(body),
-            left=tuple(name for name in own if not _is_body(name)),
-            dropped=tuple(name for name in given if name not in body),
-        )
-
-
-def _is_body(name: str) -> bool:
-    return name.split(".")[0] in ("stem", "encode", "aspp", "decode")
 
 
 def _check_stages(

@@ -23,7 +23,7 @@ from serving.pacs.config import DICOM_OUTPUTS, load
 from serving.pacs.uids import check_uid
 from serving.threads import in_thread
 
-_OPTIONS = ("model", "structures", "outputs", "device", "priority")
+_OPTIONS = ("model", "structures", "outputs", "device", "doubtful", "priority")
 FIELDS = ("server", "study", "series", "rules", "store", *_OPTIONS)
 
 

@@ -8,6 +8,7 @@ from models.labels import DEFAULT_MASKS, MASKS
 from serving.api.answers import MULTIPART, ZIP
 from serving.api.schemas import BINARY, WORD, json_answer, parameter, ref
 from serving.engine import DEVICES
+from serving.options import DOUBTFUL
 from serving.outputs import OUTPUTS
 
 SENT = (
@@ -44,6 +45,12 @@ CT_PARAMETERS: list[dict[str, Any]] = [
     ),
     parameter(
         "device", "query", {"type": "string", "enum": list(DEVICES)}, "Where the model runs."
+    ),
+    parameter(
+        "doubtful",
+        "query",
+        {"type": "string", "enum": list(DOUBTFUL), "default": DOUBTFUL[0]},
+        "What becomes of structures and lesions whose confidence is less than the model asks for.",
     ),
 ]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
+from serving.findings import Reason
 from serving.jobs.record import State
 from serving.statuses import ROUTER_CODES, codes
 
@@ -13,6 +14,7 @@ Schema = dict[str, Any]
 WORD: Schema = {"type": "string"}
 WHOLE: Schema = {"type": "integer"}
 NUMBER: Schema = {"type": "number"}
+FLAG: Schema = {"type": "boolean"}
 BINARY: Schema = {"type": "string", "format": "binary"}
 WORDS: Schema = {"type": "array", "items": WORD}
 NUMBERS: Schema = {"type": "array", "items": NUMBER}
@@ -33,6 +35,10 @@ def object_of(properties: Mapping[str, Any], **more: Any) -> Schema:
 def maybe(schema: Schema) -> Schema:
     """The schema, or null."""
     return {"anyOf": [schema, {"type": "null"}]}
+
+
+# Null where the model is not calibrated, or nothing was found.
+CONFIDENCE: Schema = maybe({"type": "number", "minimum": 0, "maximum": 1})
 
 
 def json_answer(description: str, schema: Schema) -> dict[str, Any]:
@@ -67,12 +73,25 @@ def errors_for(*statuses: int) -> dict[str, Any]:
 def _described() -> dict[str, Any]:
     """The numbers of a mask or a structure."""
     return {
+        "found": FLAG,
+        "confidence": CONFIDENCE,
         "voxels": WHOLE,
         "volume_ml": NUMBER,
         "centroid_lps_mm": {"type": ["array", "null"], "items": NUMBER},
         "bounding_box": maybe(object_of({"start": INTEGERS, "stop": INTEGERS})),
         "touches_edge": WORDS,
     }
+
+
+def _structure() -> Schema:
+    lesion = {
+        "volume_ml": NUMBER,
+        "centroid_lps_mm": NUMBERS,
+        "confidence": CONFIDENCE,
+        "doubtful": FLAG,
+    }
+    lesions = {"type": "array", "items": object_of(lesion)}
+    return object_of(_described() | {"doubtful": FLAG, "lesions": lesions})
 
 
 def _report() -> Schema:
@@ -94,7 +113,9 @@ def _report() -> Schema:
             "outputs": WORDS,
             "input": object_of(origin),
             "masks": {"type": "object", "additionalProperties": mask},
-            "structures": {"type": "object", "additionalProperties": object_of(_described())},
+            "structures": {"type": "object", "additionalProperties": _structure()},
+            "nothing_here": FLAG,
+            "nothing_here_reason": {"enum": [*get_args(Reason), None]},
             "warnings": WORDS,
             "device": {"type": "string", "enum": ["cpu", "cuda"]},
             "seconds": {"type": "object", "additionalProperties": NUMBER},

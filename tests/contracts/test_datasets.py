@@ -14,7 +14,7 @@ import pytest
 from imaging.errors import BadParameter, DataError
 from imaging.volume import Volume, to_canonical
 from imaging.writers.nifti import write_nifti
-from models.labels import BY_NAME
+from models.labels import BY_NAME, UNKNOWN_NAME
 from tests.training.tiny import grid, write_decathlon
 from training.cases import SPLITS, Case, load
 from training.datasets import DATASETS, Layout, decathlon, layout_of, open_dataset
@@ -37,7 +37,7 @@ def check_layout(layout: Layout, folder: Path) -> list[Case]:
     for case in cases:
         assert case.annotated
         assert set(case.annotated) <= set(BY_NAME)
-        labelled = {*case.values.values(), *case.masks}
+        labelled = {*case.values.values(), *case.masks} - {UNKNOWN_NAME}
         assert labelled <= set(case.annotated), "labelled, but not annotated"
         assert case.split in SPLITS
         assert {"name", "licence", "labels"} <= set(case.source)

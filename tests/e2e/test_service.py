@@ -106,7 +106,7 @@ def test_the_service_and_the_command_line_give_the_same_bytes(
 ) -> None:
     monkeypatch.setenv("ISLET_STORE", str(served.store.root))
     asked = {"model": None, "structures": "pancreas,tumor", "series": None, "device": "cpu"}
-    here = {"outputs": None, "server": None}
+    here = {"outputs": None, "doubtful": None, "server": None}
     commands.segment(argparse.Namespace(ct=served.ct, out=tmp_path, **asked, **here))
     assert "pancreas" in capsys.readouterr().out
 

@@ -15,6 +15,7 @@ from federation.flare.home import environment
 from federation.job import Job, Privacy
 from federation.progress import TOOK_PART, TRAINING, Entry, History, Round
 from federation.studies import cohorts
+from federation.ticker import Ticker
 from imaging.errors import BadParameter, IsletError
 from tests.federation.sites import job
 
@@ -83,7 +84,7 @@ def test_a_kit_of_somebody_else_is_named(tmp_path: Path) -> None:
 
 
 def test_a_change_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
-    ticker = commands.Ticker(5)
+    ticker = Ticker(5)
     for state in (TRAINING, TRAINING, TOOK_PART):
         entry = Entry("c1", state, 4, None, None, 0, 0, {})
         turn = Round(2, 1, "2026-01-01T00:00:00", 1.0, (entry,), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 
@@ -23,6 +24,10 @@ from training.trainer import initial_network
 
 # A recipe of each architecture.
 OF = {recipe(name, "tiny").architecture: recipe(name, "tiny") for name in RECIPES}
+# The plain U-Net has no recipe of its own any more.
+OF["dynunet"] = dataclasses.replace(
+    recipe("starter", "tiny"), architecture="dynunet", options={"filters": [8, 16, 32]}
+)
 
 
 @functools.cache
@@ -157,7 +162,6 @@ def test_under_takes_a_prefix_off() -> None:
     [
         ("wang2020", ["decoder.head.8.weight"]),
         ("segviz", ["model.2.1.conv.unit0.conv.weight", "model.2.1.conv.unit0.conv.bias"]),
-        ("starter", ["output_block.conv.conv.weight", "output_block.conv.conv.bias"]),
         ("kits21-scratch", ["head.weight", "head.bias"]),
         ("starter-monet", ["head.0.weight", "head.1.weight", "head.1.bias"]),
         ("monet", []),
@@ -167,6 +171,14 @@ def test_rows_of_real_networks(name: str, expected: list[str]) -> None:
     made = recipe(name, "tiny")
     whole = Rows(0, tuple(range(made.channels)))
     assert rows_of(initial_network(made), made) == dict.fromkeys(expected, whole)
+
+
+def test_a_sub_pixel_layer_has_a_row_for_every_voxel_of_a_block() -> None:
+    made = recipe("starter", "tiny")
+    head = "network.output_block.conv.conv"
+    rows = Rows(0, tuple(c for c in range(made.channels) for _ in range(8)))
+    expected = {f"{head}.weight": rows, f"{head}.bias": rows}
+    assert rows_of(initial_network(made), made) == expected
 
 
 def unet(units: int) -> nn.Module:

@@ -7,7 +7,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from models.labels import BY_NAME
-from models.manifest import Cleanup, Intensity, Manifest, Provenance, Sampling
+from models.manifest import (
+    Calibration,
+    Cleanup,
+    Intensity,
+    Manifest,
+    Provenance,
+    Sampling,
+    Trust,
+)
 
 
 def manifest(**fields: Any) -> Manifest:
@@ -40,6 +48,22 @@ def _axis() -> st.SearchStrategy[tuple[float | None, int | None]]:
         st.tuples(st.floats(0.1, 20), st.none()),
         st.tuples(st.none(), st.integers(8, 1024)),
     )
+
+
+def _trust(name: str) -> st.SearchStrategy[Trust]:
+    slopes = st.floats(0, 100)
+    return st.builds(
+        Trust, st.just(name), _numbers, slopes, slopes, st.floats(1e-3, 1e4), st.floats(0, 1)
+    )
+
+
+@st.composite
+def calibrations(draw: st.DrawFn) -> Calibration:
+    """Any valid calibration."""
+    names = draw(st.lists(st.sampled_from(sorted(BY_NAME)), unique=True, max_size=3))
+    trust = tuple(draw(_trust(name)) for name in names)
+    fitted = draw(st.dictionaries(_words, _json, max_size=2))
+    return Calibration(draw(st.floats(0.01, 100)), trust, fitted)
 
 
 @st.composite
@@ -86,4 +110,5 @@ def manifests(draw: st.DrawFn) -> Manifest:
         ),
         scores=draw(st.dictionaries(_words, _json, max_size=3)),
         weights_sha256=draw(st.none() | _words),
+        calibration=draw(calibrations()),
     )

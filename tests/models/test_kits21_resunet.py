@@ -114,50 +114,6 @@ def test_pretraining_has_a_head_for_each_image_and_its_task() -> None:
     assert not torch.allclose(mixed[1], own[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("as_module", [True, False])
-def test_a_transfer_takes_all_but_the_heads(as_module: bool) -> None:
-    torch.manual_seed(0)
-    pretrained = KiTS21ResUNet(2, **TINY, tasks=7)
-    network = KiTS21ResUNet(4, **TINY, deep=1)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    done = network.transfer_from(pretrained if as_module else pretrained.state_dict())
-    after, given = network.state_dict(), pretrained.state_dict()
-    heads = {"head.weight", "head.bias", "deep_heads.0.weight", "deep_heads.0.bias"}
-    assert set(done.left) == heads
-    assert set(done.copied) == set(after) - heads
-    assert set(done.dropped) == {
-        "precls.weight",
-        "precls.bias",
-        "head.controller.weight",
-        "head.controller.bias",
-    }
-    assert all(torch.equal(after[name], given[name]) for name in done.copied)
-    assert all(torch.equal(after[name], before[name]) for name in done.left)
-    # A copy: training one does not move the other.
-    with torch.no_grad():
-        network.stem[0].weight.zero_()
-    assert pretrained.stem[0].weight.any()
-
-
-@pytest.mark.parametrize("fault", ["other shape", "missing"])
-def test_a_transfer_that_does_not_fit_changes_nothing(fault: str) -> None:
-    network = KiTS21ResUNet(4, **TINY)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    given = dict(KiTS21ResUNet(2, **TINY, tasks=7).state_dict())
-    # The last tensor of the body, so that a copy made on the way would show.
-    last = next(name for name in reversed(before) if not name.startswith("head"))
-    if fault == "missing":
-        del given[last]
-        message = rf"{last} is \(8,\) in this network and not there"
-    else:
-        given[last] = torch.zeros(5, 6)
-        message = rf"{last} is \(8,\) in this network and \(5, 6\)"
-    with pytest.raises(BadParameter, match=message):
-        network.transfer_from(given)
-    after = network.state_dict()
-    assert all(torch.equal(after[name], before[name]) for name in before)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

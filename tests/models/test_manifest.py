@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imaging.errors import BadManifest
-from models.manifest import Cleanup, Intensity, Manifest, Provenance, Sampling
+from models.manifest import Calibration, Cleanup, Intensity, Manifest, Provenance, Sampling
 from tests.models.manifests import manifest, manifests
 
 
@@ -26,6 +26,7 @@ def test_channels() -> None:
     assert manifest(activation="sigmoid").channels == 2
 
 
+TRUST = {"structure": "kidney", "offset": 0, "certainty": 1, "size": 1, "usual_ml": 300}
 BAD = [
     ("schema", 2),
     ("schema", None),
@@ -73,6 +74,21 @@ BAD = [
     ("cleanup", [{"keep_largest": 1}]),
     ("cleanup", None),
     ("cleanup", [3]),
+    ("calibration", None),
+    ("calibration", []),
+    ("calibration", {"temperature": 0}),
+    ("calibration", {"temperature": "1"}),
+    ("calibration", {"trust": [{"structure": "kidney"}]}),
+    ("calibration", {"trust": [3]}),
+    ("calibration", {"trust": [TRUST | {"structure": "heart"}]}),
+    ("calibration", {"trust": [TRUST | {"certainty": -0.1}]}),
+    ("calibration", {"trust": [TRUST | {"size": -0.1}]}),
+    ("calibration", {"trust": [TRUST | {"usual_ml": 0}]}),
+    ("calibration", {"trust": [TRUST | {"least": 1.1}]}),
+    ("calibration", {"trust": [TRUST | {"offset": float("nan")}]}),
+    ("calibration", {"trust": [TRUST | {"surprise": 1}]}),
+    ("calibration", {"trust": [TRUST, TRUST]}),
+    ("calibration", {"fitted": [1]}),
     ("sampling", {"spacing_mm": [1, 1]}),
     ("sampling", {"spacing_mm": [1, 1, 0.01]}),
     ("sampling", {"spacing_mm": [1, 1, 21]}),
@@ -143,6 +159,13 @@ def test_what_is_no_manifest_is_refused(text: str) -> None:
 def test_any_text_is_refused_by_name(text: str) -> None:
     with pytest.raises(BadManifest):
         Manifest.from_json(text)
+
+
+def test_a_manifest_from_before_calibrations_trusts_nothing_and_drops_nothing() -> None:
+    raw = json.loads(manifest().to_json())
+    del raw["calibration"]
+    assert Manifest.from_json(json.dumps(raw)).calibration == Calibration()
+    assert Calibration().trust == ()
 
 
 def test_a_2d_model_has_flat_patches() -> None:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import models.predict as predicting
 from imaging.errors import Cancelled, CorruptModel
 from imaging.geometry import Geometry
 from imaging.resample import resample_linear, resample_nearest
@@ -19,7 +18,7 @@ from imaging.volume import Volume
 from models.labels import BY_NAME
 from models.manifest import Cleanup, Intensity, Sampling
 from models.postprocess import decide
-from models.predict import label_grid, predict
+from models.predict import grid_scores, label_grid, predict
 from models.tiling import tile, weights
 from tests.imaging.grids import CANONICAL, STORAGE_ORDERS, origins, rotation, stored_as
 from tests.models.scenes import (
@@ -62,11 +61,11 @@ def test_every_storage_order_gives_the_same_masks(kind: str, scorer) -> None:
     if scorer is by_edge and made.activation == "sigmoid":
         made = flat_manifest(cleanup=made.cleanup)
     volume = scene()
-    once = predict(volume, made, scorer(made))
+    once = predict(volume, made, scorer(made)).labels
     assert len(np.unique(once.array)) == 4
     for order in STORAGE_ORDERS:
         stored = stored_as(volume, order)
-        labels = predict(stored, made, scorer(made))
+        labels = predict(stored, made, scorer(made)).labels
         assert labels.geometry is stored.geometry
         np.testing.assert_array_equal(labels.array, stored_as(once, order).array)
 
@@ -89,8 +88,8 @@ def test_any_place_spacing_and_tilt_gives_the_same_masks(
     level = scene((10, 20, 18), spacing, origin)
     turned = Geometry(level.geometry.shape, spacing, origin, rotation(*tilt) @ CANONICAL)
     for volume in (level, Volume(level.array, turned)):
-        once = predict(volume, made, scorer(made))
-        labels = predict(stored_as(volume, order), made, scorer(made))
+        once = predict(volume, made, scorer(made)).labels
+        labels = predict(stored_as(volume, order), made, scorer(made)).labels
         np.testing.assert_array_equal(labels.array, stored_as(once, order).array)
 
 
@@ -99,8 +98,8 @@ def test_a_flip_of_the_voxels_alone_does_change_the_answer_of_a_network() -> Non
     for made in (KINDS["3D"], KINDS["2D"]):
         image = np.random.default_rng(0).random((16, 24, 24), np.float32)
         for axis in (1, 2):
-            once = label_grid(image, made, by_edge(made), lambda *_: None)
-            flipped = label_grid(np.flip(image, axis), made, by_edge(made), lambda *_: None)
+            once = label_grid(image, made, by_edge(made), lambda *_: None)[0]
+            flipped = label_grid(np.flip(image, axis), made, by_edge(made), lambda *_: None)[0]
             assert (np.flip(flipped, axis) != once).any()
 
 
@@ -125,9 +124,9 @@ def test_an_oblique_ct_gives_the_same_masks_in_world_space(dims: int, scorer, ti
     # One patch, so that its borders do not move across the scene with the grid.
     made = make(sampling=Sampling((1.0, 1.0, 1.0)), patch=patch)
     volume = scene((96, 120, 108), (1.0, 1.0, 1.0))
-    once = predict(volume, made, scorer(made))
+    once = predict(volume, made, scorer(made)).labels
     oblique = stored_obliquely(volume, tilt)
-    labels = predict(oblique, made, scorer(made))
+    labels = predict(oblique, made, scorer(made)).labels
     back = resample_nearest(labels, volume.geometry).array
     assert len(np.unique(once.array)) == 4
     for name in OUTPUTS:
@@ -139,7 +138,7 @@ def test_an_oblique_ct_gives_the_same_masks_in_world_space(dims: int, scorer, ti
 def test_labels_land_on_the_cts_own_voxels(kind: str) -> None:
     volume = scene()
     stored = Volume(volume.array, volume.geometry, ("a note",))
-    labels = predict(stored, KINDS[kind], by_tissue(KINDS[kind]))
+    labels = predict(stored, KINDS[kind], by_tissue(KINDS[kind])).labels
     assert labels.array.dtype == np.uint8
     assert labels.array.shape == volume.array.shape
     assert labels.geometry is volume.geometry
@@ -155,7 +154,7 @@ def test_sigmoid_and_softmax_agree_where_classes_are_apart() -> None:
     sampling = Sampling((None, None, None))
     for activation in ("softmax", "sigmoid"):
         made = deep_manifest(activation=activation, sampling=sampling)
-        labels = predict(scene(), made, by_tissue(made))
+        labels = predict(scene(), made, by_tissue(made)).labels
         np.testing.assert_array_equal(labels.array, TRUTH)
 
 
@@ -163,7 +162,7 @@ def test_the_manifests_cleanup_is_applied() -> None:
     value = BY_NAME["liver"].value
     own = Sampling((None, None, None))
     made = deep_manifest(sampling=own, cleanup=(Cleanup("liver", keep_largest=1),))
-    labels = predict(scene(), made, by_tissue(made)).array
+    labels = predict(scene(), made, by_tissue(made)).labels.array
     left = value == TRUTH
     left[:, left.shape[1] * 2 // 3 :] = False
     np.testing.assert_array_equal(labels == value, left)
@@ -171,7 +170,7 @@ def test_the_manifests_cleanup_is_applied() -> None:
     volume_ml = left.sum() * scene().geometry.voxel_ml
     for factor, kept in ((0.99, True), (1.01, False)):
         made = deep_manifest(sampling=own, cleanup=(Cleanup("liver", 0, volume_ml * factor),))
-        found = predict(scene(), made, by_tissue(made)).array
+        found = predict(scene(), made, by_tissue(made)).labels.array
         assert (found == BY_NAME["liver"].value).any() == kept
 
 
@@ -203,7 +202,7 @@ def test_any_size_is_seen_in_multiples_of_the_divisor(shape, overlap: float, fla
     tissue = np.vectorize(HU.get)(names)
     image = ((tissue - low) / (high - low)).astype(np.float32)
     seen = Recorder(by_tissue(made))
-    labels = label_grid(image, made, seen, lambda *_: None)
+    labels = label_grid(image, made, seen, lambda *_: None)[0]
     # A network that looks at single voxels gives the labels of single voxels.
     expected = sum((BY_NAME[n].value * (names == n) for n in OUTPUTS), np.zeros(shape, int))
     np.testing.assert_array_equal(labels, expected)
@@ -221,33 +220,35 @@ def full_volume_scores(image: np.ndarray, made, scorer) -> np.ndarray:
     pad = [(0, p - n) for p, n in zip(tiling.padded, image.shape, strict=True)]
     padded = np.pad(image, pad, constant_values=image.min())
     total = np.zeros((made.channels, *tiling.padded), np.float64)
+    weight = np.zeros(tiling.padded, np.float64)
     for start in product(*tiling.starts):
         box = tuple(slice(s, s + p) for s, p in zip(start, tiling.patch, strict=True))
         patch = padded[box][None, None] if made.dims == 3 else padded[box][:, None]
         scores = scorer(np.ascontiguousarray(patch))
         scores = scores[0] if made.dims == 3 else scores.swapaxes(0, 1)
         total[:, *box] += scores * weights(tiling.patch)
-    return total
+        weight[box] += weights(tiling.patch)
+    z, y, x = (slice(0, n) for n in image.shape)
+    return (total / weight)[:, z, y, x]
 
 
 @pytest.mark.parametrize("shape", [(37, 50, 41), (16, 24, 24), (5, 9, 70), (33, 24, 10)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
 @pytest.mark.parametrize("make", [deep_manifest, flat_manifest])
-def test_walking_by_rows_equals_adding_up_the_whole_volume(monkeypatch, make, overlap, shape):
+def test_walking_by_rows_equals_the_mean_over_the_whole_volume(make, overlap, shape) -> None:
     made = make(overlap=overlap)
     image = np.random.default_rng(2).random(shape, np.float32)
-    pieces = []
-    monkeypatch.setattr(
-        predicting, "decide", lambda scores, m: pieces.append(scores.copy()) or decide(scores, m)
-    )
-    labels = label_grid(image, made, by_edge(made), lambda *_: None)
-    walked = np.concatenate(pieces, axis=1)
     plain = full_volume_scores(image, made, by_edge(made))
-    # But for a positive factor that the channels of a voxel share.
-    walked, plain = (s / np.abs(s).sum(axis=0) for s in (walked, plain))
-    np.testing.assert_allclose(walked, plain, rtol=1e-4, atol=1e-6)
-    z, y, x = (slice(0, n) for n in shape)
-    assert (decide(plain[:, z, y, x], made) == labels).mean() > 0.9999
+    walked = np.full_like(plain, np.nan)
+    for where, scores, weight in grid_scores(image, made, by_edge(made), lambda *_: None):
+        assert np.isnan(walked[:, where]).all()
+        walked[:, where] = scores / weight
+    np.testing.assert_allclose(walked, plain, rtol=1e-4, atol=1e-5)
+    labels, sure = label_grid(image, made, by_edge(made), lambda *_: None)
+    assert (decide(plain, made) == labels).mean() > 0.9999
+    parts = np.exp(plain - plain.max(axis=0))
+    best = np.rint(255 * parts.max(axis=0) / parts.sum(axis=0)) * (labels > 0)
+    assert np.abs(sure - best).max() <= 1
 
 
 @pytest.mark.parametrize("make", [deep_manifest, flat_manifest])
@@ -264,8 +265,8 @@ def test_scores_of_the_whole_volume_are_never_held(make) -> None:
 
     short, long = peak(64), peak(512)
     labels = (512 - 64) * 48 * 48
-    # Longer by its labels alone (a byte a voxel; twice while they are cut out), not by 16 bytes
-    # of scores a voxel.
+    # Longer by its labels and how sure they are alone, a byte a voxel each, not by 16 bytes of
+    # scores a voxel.
     assert long - short < 2.5 * labels
 
 

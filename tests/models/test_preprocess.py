@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imaging.errors import InputTooLarge
+from imaging.errors import BadManifest, InputTooLarge
 from imaging.geometry import Geometry
 from imaging.volume import Volume, to_canonical
 from models.manifest import Intensity, Sampling
@@ -118,3 +118,38 @@ def test_input_lies_in_its_range_and_keeps_order(values: list[int], scale: str) 
 
 def test_halves_round_up() -> None:
     assert [round_half_up(v) for v in (0.4, 0.5, 1.5, 2.5, 2.4999999999)] == [0, 1, 2, 3, 3]
+
+
+def _body(geometry: Geometry) -> Volume:
+    """A body of 100 HU in air, away from the volume's edges, and a smaller table beside it."""
+    hu = np.full(geometry.shape, -1000, np.int16)
+    hu[:, 20:40, 12:36] = 100
+    hu[:, 50:53, 5:45] = 200
+    return Volume(hu, geometry)
+
+
+@pytest.mark.parametrize("order", STORAGE_ORDERS)
+def test_a_grid_of_the_body_leaves_the_rest_out(order) -> None:
+    volume = _body(CT)
+    whole = to_model_grid(volume, Sampling((5.0, 2.0, 2.0)))
+    seen = to_model_grid(stored_as(volume, order), Sampling((5.0, 2.0, 2.0), body=True))
+    start = np.rint(whole.geometry.to_index(seen.geometry.origin)).astype(int)
+    part = tuple(slice(a, a + n) for a, n in zip(start, seen.array.shape, strict=True))
+    # A part of the whole grid, voxel for voxel, with all of the body and little else.
+    np.testing.assert_allclose(whole.geometry.to_index(seen.geometry.origin), start, atol=1e-6)
+    np.testing.assert_array_equal(seen.array, whole.array[part])
+    assert (seen.array > 50).sum() == (whole.array[:, :19] > 50).sum()
+    assert seen.array.shape[1] * 2.0 < 20 * 0.8 + 4 * 6
+    assert seen.array.shape[2] * 2.0 < 24 * 0.9 + 4 * 6
+
+
+def test_a_volume_of_air_is_its_own_body() -> None:
+    air = Volume(np.full(CT.shape, -1000, np.int16), CT)
+    whole = to_model_grid(air, Sampling((5.0, 2.0, 2.0)))
+    seen = to_model_grid(air, Sampling((5.0, 2.0, 2.0), body=True))
+    assert seen.geometry.close_to(whole.geometry)
+
+
+def test_a_grid_of_given_size_is_of_the_whole_extent() -> None:
+    with pytest.raises(BadManifest, match="covers the whole extent"):
+        Sampling((None, None, None), (None, 256, 256), body=True)

@@ -17,7 +17,7 @@ from serving.settings import PATH_VARIABLES, Settings
 
 
 def arguments(ct: Path, out: Path, **given: object) -> argparse.Namespace:
-    names = ("model", "structures", "outputs", "series", "device")
+    names = ("model", "structures", "outputs", "series", "device", "doubtful")
     empty = dict.fromkeys(names)
     return argparse.Namespace(ct=ct, out=out, **(empty | given))
 

@@ -40,12 +40,18 @@ def test_everything_given_is_taken() -> None:
         "outputs": ["sr,seg", "nifti", "seg"],
         "series": ["1.2.3"],
         "device": ["cpu"],
+        "doubtful": ["keep"],
         "priority": ["high"],
     }
     assert set(given) == set(PARAMETERS)
     options = from_parameters(given, Settings())
     wanted = Options(
-        "wang2020@site-2", ("kidney", "tumor", "pancreas"), "1.2.3", "cpu", ("nifti", "seg", "sr")
+        "wang2020@site-2",
+        ("kidney", "tumor", "pancreas"),
+        "1.2.3",
+        "cpu",
+        ("nifti", "seg", "sr"),
+        "keep",
     )
     assert options == wanted
     assert options.dicom == ("seg", "sr")
@@ -58,6 +64,7 @@ def test_everything_given_is_taken() -> None:
         ({"outputs": ["nifti,dicom"]}, "no output 'dicom'; use one of nifti"),
         ({"structures": ["spine"]}, "no structure named 'spine'"),
         ({"device": ["tpu"]}, "auto, cpu, cuda"),
+        ({"doubtful": ["perhaps"]}, "drop, keep, not 'perhaps'"),
         ({"model": ["a", "b"]}, "model is given 2 times"),
         ({"priority": ["low", "high"]}, "priority is given 2 times"),
     ],

@@ -23,6 +23,7 @@ def test_numbers_of_a_box_are_those_counted_by_hand() -> None:
 
     # 2 x 3 x 4 voxels of 10 mm3; middles at z 1.5, y 3, x 5.5.
     assert found == {
+        "found": True,
         "voxels": 24,
         "volume_ml": 0.24,
         "centroid_lps_mm": [10 + 5.5, 20 + 2 * 3, 30 + 5 * 1.5],

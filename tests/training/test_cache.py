@@ -21,10 +21,10 @@ from imaging.writers.nifti import write_nifti
 from models.manifest import Intensity, Sampling
 from tests.training.tiny import arrays, flat, grid, volumetric
 from training import cache
-from training.augment import Augment
 from training.cache import cached
 from training.cases import Case, load
 from training.prepared import Prepared, prepare
+from training.recipe import Augment
 from training.samples import Sampler
 
 RECIPE = volumetric(sampling=Sampling((3.0, 2.0, 2.0)))

@@ -53,6 +53,13 @@ def _stored(case: Case, array: np.ndarray, affine: np.ndarray | None = None) -> 
     return dataclasses.replace(case, label=path)
 
 
+def test_a_value_may_stand_for_unknown(case: Case) -> None:
+    values = {**case.values, 200: "unknown"}
+    found = load(dataclasses.replace(case, values=values)).labels.array
+    assert found[0, 0, 0] == 255
+    assert np.count_nonzero(found == 255) == 1
+
+
 @pytest.mark.parametrize("value", [-1.0, 0.5, 256.0, 1000.0])
 def test_values_that_are_no_labels_are_refused(case: Case, value: float) -> None:
     array = np.zeros((32, 28, 24), np.float32)

@@ -97,7 +97,7 @@ def test_train_evaluate_export_publish(
             "wandb",
         ),
         (
-            ["train", "tiny", "--data", "DATA", "--out", "OUT", "--pretrained", "OUT"],
+            ["train", "tiny", "--data", "DATA", "--out", "OUT", "--from", "DATA"],
             "bad_case",
             "holds no checkpoint",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ def test_every_case_is_left_out_once_and_nothing_is_trained_twice(
     assert len(asked) == 3
 
 
+def test_a_patients_cases_are_left_out_together_and_copies_are_not_scored(tmp_path: Path) -> None:
+    recipe = flat(steps=1, patch=(1, 32, 32))
+    cases = open_dataset(write_decathlon(tmp_path / "data", seeds=(0, 1, 2, 3)))
+    # A copy of the first one; two scans of somebody else.
+    whose = ["blocks_0", "blocks_0", "anna", "anna"]
+    cases = [replace(case, patient=name) for case, name in zip(cases, whose, strict=True)]
+    scores = crossvalidate(recipe, cases, tmp_path / "out", **PLAIN)
+    assert [s.case for s in scores] == ["blocks_0", "blocks_2", "blocks_3"]
+    for run in ("blocks_0", "anna"):
+        assert describe(tmp_path / "out" / run).provenance.data[0]["cases"] == 2
+    with pytest.raises(BadParameter, match="of one patient"):
+        crossvalidate(recipe, cases[2:], tmp_path / "alone", **PLAIN)
+
+
 def test_only_the_named_cases_are_left_out(tmp_path: Path) -> None:
     recipe = flat(steps=1, patch=(1, 32, 32))
     cases = open_dataset(write_decathlon(tmp_path / "data"))
@@ -74,7 +89,7 @@ def test_too_few_cases_and_too_many_processes_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = open_dataset(write_decathlon(tmp_path / "data"))
-    with pytest.raises(BadParameter, match="1 cases cannot be left out"):
+    with pytest.raises(BadParameter, match="1 cases of one patient cannot be left out"):
         crossvalidate(flat(), cases[:1], tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(BadParameter, match="one process"):

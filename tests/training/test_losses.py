@@ -13,6 +13,7 @@ from monai.losses import DiceCELoss, DiceLoss
 from torch.nn import functional
 
 from training.losses import (
+    UNKNOWN,
     dice_loss,
     fold,
     marginal_dice,
@@ -127,6 +128,26 @@ def test_what_is_unknown_changes_nothing(loss: Loss, seed: int, annotated: list[
         pick = torch.randint(0, len(alike[channel]), (int(where.sum()),), generator=generator)
         swapped[where] = torch.tensor(alike[channel])[pick]
     assert loss(x, swapped, folds).item() == loss(x, t, folds).item()
+
+
+@every_form
+@quick
+@given(seed=st.integers(0, 10**6), annotated=annotations, part=st.sampled_from([0.1, 0.6, 1.0]))
+def test_voxels_of_which_nothing_is_known_are_as_if_they_were_not_there(
+    loss: Loss, seed: int, annotated: list[str], part: float
+) -> None:
+    """One sample, so that what is left of it is a shorter one."""
+    folds = fold(OUTPUTS, annotated)[None]
+    x, t = logits(seed, (1, 6, 60)), targets(seed, (1, 60))
+    hidden = torch.rand(60, generator=torch.Generator().manual_seed(seed + 1)) < part
+    t[0, hidden] = UNKNOWN
+    x.requires_grad_()
+    found = loss(x, t, folds)
+    assert found.isfinite()
+    found.backward()
+    assert not x.grad[..., hidden].any()
+    if not hidden.all():
+        assert found.item() == pytest.approx(loss(x[..., ~hidden], t[:, ~hidden], folds).item())
 
 
 @every_form

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from imaging.errors import BadParameter
-from training.losses import fold, hec_cross_entropy, hec_groups
+from training.losses import UNKNOWN, fold, hec_cross_entropy, hec_groups
 
 OUTPUTS = ("kidney", "kidney_tumor", "kidney_cyst")
 GROUPS = hec_groups(OUTPUTS)
@@ -50,6 +50,17 @@ def test_by_hand() -> None:
     masses = -(math.log(0.7) + math.log(0.7)) / 2
     found = hec_cross_entropy(p.log(), torch.tensor([[1, 2]]), folds(OUTPUTS), GROUPS)
     assert found.item() == pytest.approx(0.1 * kidney + 0.3 * masses, abs=1e-6)
+
+
+def test_voxels_of_which_nothing_is_known_are_left_out() -> None:
+    x, t = draw(3, samples=1)
+    t[0, 0] = UNKNOWN
+    known = folds(OUTPUTS)
+    found = hec_cross_entropy(x, t, known, GROUPS)
+    assert found.item() == pytest.approx(
+        hec_cross_entropy(x[:, :, 1:], t[:, 1:], known, GROUPS).item()
+    )
+    assert hec_cross_entropy(x, torch.full_like(t, UNKNOWN), known, GROUPS).item() == 0
 
 
 def test_undecidable_groups_are_left_out_by_hand() -> None:

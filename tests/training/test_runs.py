@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from imaging.errors import BadParameter, DataError
+from imaging.errors import DataError
 from models.onnxfile import read_manifest
 from tests.training.tiny import flat, volumetric, write_decathlon
 from training import checkpoint, runs
 from training.cases import Case
 from training.datasets import open_dataset
+from training.pretraining import start_from
 from training.recipe import Loss, Recipe
 from training.recipes import RECIPES
 from training.recipes import recipe as named_recipe
@@ -104,15 +105,14 @@ def test_weights_can_be_given_to_any_recipe(tmp_path: Path, cases: list[Case]) -
     still = dataclasses.replace(
         recipe, seed=8, optimizer=dataclasses.replace(recipe.optimizer, lr=0.0)
     )
-    runs.train_run(still, cases, tmp_path / "two", pretrained=tmp_path / "one", **PLAIN)
+    begun = start_from(still, tmp_path / "one")
+    made = runs.train_run(still, cases, tmp_path / "two", start=begun, **PLAIN)
     ends = [checkpoint.load(tmp_path / n / "last.pt").network for n in ("one", "two")]
     assert torch.equal(ends[0]["head.0.weight"], ends[1]["head.0.weight"])
-    with pytest.raises(BadParameter, match="weights of another network than dynunet"):
-        runs.train_run(
-            volumetric(), cases, tmp_path / "three", pretrained=tmp_path / "one", **PLAIN
-        )
-    with pytest.raises(DataError, match="holds no checkpoint"):
-        runs.train_run(recipe, cases, tmp_path / "four", pretrained=tmp_path / "data", **PLAIN)
+    # The model says what it began with, and what that was trained on.
+    own, weights, before = made[0].manifest.provenance.data
+    assert weights["name"] == "weights of a training of tiny-flat (2 steps)"
+    assert before == own | {"through": "a training of tiny-flat (2 steps)"}
 
 
 @pytest.mark.slow

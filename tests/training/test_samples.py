@@ -15,6 +15,7 @@ from models.labels import BY_NAME
 from models.manifest import Intensity, Sampling
 from tests.training.tiny import HU, cases, flat, grid, loaded, volumetric
 from training.cases import Loaded
+from training.losses import UNKNOWN
 from training.prepared import Prepared, prepare
 from training.recipe import Augment, Loss, Recipe
 from training.samples import Batch, Sampler, channel_table, drawn_ahead
@@ -213,6 +214,22 @@ def test_a_case_with_nothing_to_learn_is_refused() -> None:
         prepare(loaded(annotated=("liver",)), volumetric())
 
 
+def test_unknown_voxels_reach_the_loss_as_such() -> None:
+    case = loaded()
+    case.labels.array[:12] = 255
+    recipe = volumetric(augment=Augment(), foreground=0.0)
+    batch = Sampler([prepare(case, recipe)], recipe).batch(0)
+    assert (batch.targets == UNKNOWN).any()
+    assert ((batch.targets >= 0) & (batch.targets <= len(recipe.outputs))).any()
+
+
+def test_a_loss_that_cannot_leave_voxels_out_refuses_unknown_ones() -> None:
+    case = loaded()
+    case.labels.array[0, 0, 0] = 255
+    with pytest.raises(DataError, match="blocks-0 has unknown voxels, which the loss dice cannot"):
+        prepare(case, flat())
+
+
 def test_no_case_is_refused() -> None:
     with pytest.raises(DataError, match="no case to train on"):
         Sampler([], volumetric())
@@ -222,7 +239,8 @@ def test_channels_follow_the_outputs_order() -> None:
     table = channel_table(volumetric(outputs=("kidney", "pancreas")))
     assert table[BY_NAME["kidney"].value] == 1
     assert table[BY_NAME["pancreas"].value] == 2
-    assert int(table.sum()) == 3
+    assert table[255] == UNKNOWN
+    assert int(table.sum()) == 3 + UNKNOWN
 
 
 def test_preparing_resamples_to_the_recipes_grid() -> None:

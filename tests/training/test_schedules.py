@@ -38,6 +38,12 @@ def test_a_cosine_with_a_period_climbs_again() -> None:
     assert found == pytest.approx([1e-4, 0.5e-4, 0.0, 1e-4, 0.0], abs=1e-12)
 
 
+def test_the_rate_climbs_in_the_first_steps() -> None:
+    optimizer = Optimizer("adam", 1e-3, "cosine", floor=0, warmup=4)
+    found = rates(volumetric(steps=100, optimizer=optimizer), [0, 1, 3, 50])
+    assert found == pytest.approx([0.25e-3, 0.5e-3, 1e-3, 0.5e-3])
+
+
 def test_poly_falls_by_epoch() -> None:
     recipe = volumetric(steps=1000, steps_per_epoch=10, optimizer=Optimizer("sgd", 1e-2, "poly"))
     found = rates(recipe, [0, 9, 10, 500, 999])

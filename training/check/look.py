@@ -16,7 +16,7 @@ from imaging.errors import IsletError
 from imaging.geometry import Geometry
 from imaging.read import read_volume
 from imaging.volume import Volume, to_canonical
-from models.labels import BY_NAME, STRUCTURES, values
+from models.labels import BY_NAME, STRUCTURES, label_value, values
 from training.cases import LAYERS, Case
 from training.check.anatomy import PLAUSIBLE, RELATION_MM, RELATIONS
 
@@ -230,7 +230,7 @@ def _table(
     meanings = case.values if name is None else {1: name}
     table = np.zeros(256, np.uint8)
     for value, structure in meanings.items():
-        table[value] = BY_NAME[structure].value
+        table[value] = label_value(structure)
     unknown = found - set(meanings)
     if unknown and name is not None:
         note("mask_not_binary", f"{file} holds {_list(unknown)}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imaging.errors import DataError
+from imaging.errors import BadParameter, DataError
 from training.cases import Case
 from training.datasets import (
     amos,
@@ -21,7 +21,7 @@ from training.datasets import (
 )
 from training.datasets.layout import Layout
 
-__all__ = ["DATASETS", "Layout", "layout_of", "listed_cases", "open_dataset"]
+__all__ = ["DATASETS", "Layout", "layout_of", "listed_cases", "open_dataset", "open_datasets"]
 
 DATASETS: Mapping[str, Layout] = {
     "decathlon": Layout(decathlon.marks, decathlon.cases, decathlon.INSIDE, decathlon.PARTS),
@@ -78,6 +78,21 @@ def open_dataset(folder: Path) -> list[Case]:
                     "complete the download.",
                     case=case.name,
                 )
+    return cases
+
+
+def open_datasets(folders: Sequence[Path]) -> list[Case]:
+    """The cases of several folders together.
+
+    Raises:
+        BadParameter: two cases of one name.
+        DataError: of :func:`open_dataset`.
+    """
+    cases = [case for folder in folders for case in open_dataset(folder)]
+    names = [case.name for case in cases]
+    double = sorted({n for n in names if names.count(n) > 1})
+    if double:
+        raise BadParameter(f"Several data sets hold a case named {double}; rename one of each.")
     return cases
 
 

@@ -11,6 +11,7 @@ from training.losses.dice import dice_loss
 from training.losses.dodnet import masked_dice_bce
 from training.losses.hec import Group, hec_cross_entropy, hec_groups
 from training.losses.marginal import (
+    UNKNOWN,
     fold,
     marginal_dice,
     marginal_dice_ce,
@@ -20,6 +21,7 @@ from training.losses.marginal import (
 from training.losses.vae import kl_divergence, reconstruction_l2
 
 __all__ = [
+    "UNKNOWN",
     "Group",
     "condist",
     "condist_weight",

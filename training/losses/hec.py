@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from imaging.errors import BadParameter
 from models.labels import GROUPS
+from training.losses.marginal import UNKNOWN
 
 Group = tuple[tuple[int, ...], float]
 
@@ -52,7 +53,7 @@ def hec_cross_entropy(
 
     Args:
         logits: (N, C, *space), channel 0 is the background.
-        target: int64 channel indices (N, *space).
+        target: int64 channel indices (N, *space), or ``UNKNOWN``.
         folds: int64 (N, C) of :func:`training.losses.fold`.
         groups: channels and weight of each group, as :func:`hec_groups` gives them.
 
@@ -63,10 +64,11 @@ def hec_cross_entropy(
     for channels, weight in groups:
         inside = _membership(channels, logits)
         known = _decidable(folds, inside)
-        scores, wanted = logits[known].float(), inside[target[known]].long()
-        sides = [scores[:, where].logsumexp(1) for where in (~inside, inside)]
-        entropy = functional.cross_entropy(torch.stack(sides, 1), wanted, reduction="sum")
-        total = total + weight * entropy / max(wanted.numel(), 1)
+        scores, told = logits[known].float(), target[known]
+        wanted = torch.where(told < 0, UNKNOWN, inside[told.clamp_min(0)].long())
+        sides = torch.stack([scores[:, where].logsumexp(1) for where in (~inside, inside)], 1)
+        entropy = functional.cross_entropy(sides, wanted, ignore_index=UNKNOWN, reduction="sum")
+        total = total + weight * entropy / (wanted != UNKNOWN).sum().clamp_min(1)
     return total
 
 

@@ -4,6 +4,8 @@ Every network channel is *folded* onto the channel it is visible as in a case's 
 annotated structure onto itself, a lesion that is not annotated onto its annotated organ, anything
 else onto the background. Probabilities are summed along the fold, so that the loss asks nothing
 about voxels' unknown structures (the marginal loss of Shi et al. 2021, as ConDistFL uses it).
+
+A voxel whose target is ``UNKNOWN`` counts for nothing at all: two opinions disagree about it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.labels import visible_as
+
+# The target of a voxel that a case's labels say nothing about, not even what it is not.
+UNKNOWN = -1
 
 
 def fold(outputs: Sequence[str], annotated: Iterable[str]) -> Tensor:
@@ -66,7 +71,7 @@ def marginal_log_dice_ce(
     Args:
         logits: (N, C, *space), channel 0 is the background.
         target: int64 channel indices (N, *space); channels that are not visible in a case count
-            as what they fold onto.
+            as what they fold onto, and ``UNKNOWN`` voxels not at all.
         folds: int64 (N, C) of :func:`fold`.
         smooth: added to numerator and denominator of Dice, in voxels.
         batch_dice: one Dice for each structure over the batch (2D slices), else one a sample.
@@ -107,7 +112,9 @@ def marginal_dice(
 
 def _folded(logits: Tensor, target: Tensor, folds: Tensor) -> tuple[Tensor, Tensor]:
     """Log of the folded softmax (N, C, *space), and the target's channels folded alike."""
-    seen = folds.gather(1, target.reshape(len(target), -1)).reshape(target.shape)
+    known = target.reshape(len(target), -1)
+    seen = folds.gather(1, known.clamp_min(0))
+    seen = torch.where(known < 0, UNKNOWN, seen).reshape(target.shape)
     return marginal_log_probabilities(logits, folds), seen
 
 
@@ -116,7 +123,9 @@ def _entropy_and_dice(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the folded softmax (a scalar), and every foreground Dice that counts."""
     log_p, seen = _folded(logits, target, folds)
-    entropy = functional.nll_loss(log_p, seen)
+    # Over the voxels that are known; a batch without any has nothing to say.
+    total = functional.nll_loss(log_p, seen, ignore_index=UNKNOWN, reduction="sum")
+    entropy = total / (seen != UNKNOWN).sum().clamp_min(1)
     return entropy, _dice(log_p, seen, folds, smooth, batch, absent, first=1)
 
 
@@ -136,6 +145,8 @@ def _dice(
     """
     channels = log_p.shape[1]
     p = log_p.exp().flatten(2)
+    if (seen == UNKNOWN).any():
+        p = p * (seen != UNKNOWN).flatten(1)[:, None]
     every = torch.arange(channels, device=seen.device)
     truth = (seen.flatten(1)[:, None] == every[:, None]).to(p.dtype)
     both = (p * truth).sum(2)

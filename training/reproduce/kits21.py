@@ -20,7 +20,7 @@ from training.datasets import open_dataset
 from training.evaluate import Score, score_case
 from training.kits_groups import annotation_files, sampled_segmentations, score_groups
 from training.package import structures_of
-from training.pretraining import initial_state
+from training.pretraining import start_from
 from training.recipe import Optimizer, Recipe, Scale
 from training.recipes import recipe as named_recipe
 from training.reproduce.arms import AnyCase, Cohort, Scores, in_memory, phantoms, run_arm
@@ -84,7 +84,7 @@ def _repetition(
         return _real(data) if data else _phantoms(recipes["mots-kits21"], seed)
 
     def pretrained() -> dict[str, Tensor]:
-        return initial_state(recipes["kits21-transfer"], before)
+        return start_from(recipes["kits21-transfer"], before).state
 
     before = out / f"pretraining-{seed}"
     run_arm(recipes["mots-kits21"], lambda: Cohort(cases()[0]), before)
@@ -144,7 +144,7 @@ def _hecs(case: AnyCase, manifest: Manifest, scorer: Scorer) -> list[Score]:
     read = in_memory(case)
     if not isinstance(case, Case) or not (case.image.parent / ANNOTATIONS).is_dir():
         return score_case(read, manifest, scorer, surfaces=True, masks=tuple(HECS))
-    predicted = predict(read.image, manifest, scorer)
+    predicted = predict(read.image, manifest, scorer).labels
 
     @functools.cache
     def mask(path: Path) -> NDArray[np.bool_]:

@@ -63,10 +63,10 @@ def test_the_inputs_are_not_changed() -> None:
     [
         ("pancreas_tumor", ORGAN_HU - 68, ORGAN_HU - 12),
         ("kidney_tumor", 10, ORGAN_HU + 25),
-        ("kidney_cyst", -5, 32),
+        ("kidney_cyst", -5, 75),
         ("liver_tumor", 0.45 * ORGAN_HU - 8, 0.8 * ORGAN_HU + 8),
-        ("colon_tumor", 22, 98),
-        ("lung_tumor", 22, 98),
+        ("colon_tumor", 10, 98),
+        ("lung_tumor", 10, 98),
     ],
 )
 def test_attenuation_is_the_kinds_own(kind: Kind, low: float, high: float) -> None:

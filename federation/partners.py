@@ -1,0 +1,126 @@
+"""Hospitals of a federation made from a few shared CTs, each with its own labels and phantoms."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from federation.job import check_site
+from imaging.errors import BadParameter
+from models.labels import structure
+from training.cases import Case
+from training.datasets import ct_index, open_dataset
+from training.datasets.subset import write_subset
+from training.phantoms.sets import phantom_series
+from training.planting import Shapes
+from training.planting.sets import plant_set
+
+_ORGANS = ("pancreas", "kidney", "liver", "spleen")
+_LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst")
+
+
+@dataclass(frozen=True)
+class Partner:
+    """What one site of a made federation has.
+
+    Attributes:
+        name: of the site.
+        annotated: structures that its labels name.
+        cases: names of CTs that it has, of the set that is shared out.
+        copies: of each of its CTs, with lesions of real shapes planted, in place of the CT itself.
+        phantoms: how many it has besides.
+    """
+
+    name: str
+    annotated: tuple[str, ...]
+    cases: tuple[str, ...] = ()
+    copies: int = 0
+    phantoms: int = 0
+
+    def __post_init__(self) -> None:
+        check_site(self.name)
+        for name in self.annotated:
+            structure(name)
+        if min(self.copies, self.phantoms) < 0 or not (self.cases or self.phantoms):
+            raise BadParameter(
+                f"Site {self.name} needs cases or phantoms, and no negative number of copies "
+                f"({self.copies}) or phantoms ({self.phantoms})."
+            )
+
+
+STARTER: tuple[Partner, ...] = (
+    # Organs alone: nobody there outlined a lesion.
+    Partner("a", _ORGANS, ("ircad17", "totalseg_example")),
+    Partner("b", (*_ORGANS, *_LESIONS), ("chaos3", "tcga_coad"), copies=8),
+    # Its liver's labels leave out what seem to be lesions; its kidneys' are good.
+    Partner("c", ("kidney",), ("thorax_abdomen_p2",), phantoms=1),
+    Partner("d", (*_ORGANS, *_LESIONS), phantoms=12),
+)
+"""The federation of the released starter: five CTs at three sites, phantoms at two."""
+
+
+def share_out(
+    partners: Sequence[Partner], data: Sequence[Path], shapes: Path | None, out: Path, seed: int
+) -> dict[str, tuple[Path, ...]]:
+    """Write every site's data sets; what is there whole is left as it is.
+
+    Args:
+        partners: the sites.
+        data: data sets with the CTs that they name.
+        shapes: real lesions' shapes, of :class:`training.planting.Shapes`, for planted copies.
+        out: a folder for all; a site's sets lie in that of its name.
+        seed: of phantoms and lesions.
+
+    Returns:
+        The folders of each site's data sets.
+
+    Raises:
+        BadParameter: a CT that no set has, or copies without shapes.
+    """
+    cases = {case.name: case for folder in data for case in open_dataset(folder)}
+    missing = [n for p in partners for n in p.cases if n not in cases]
+    if missing:
+        raise BadParameter(f"No data set holds {', '.join(missing)}; there are {', '.join(cases)}.")
+    library = None
+    if any(p.copies for p in partners):
+        if shapes is None:
+            raise BadParameter("Copies with planted lesions need --shapes, real lesions' shapes.")
+        library = Shapes.open(shapes, cache=out / "shapes.npz")
+    seeds = np.random.SeedSequence(seed).generate_state(len(partners)).tolist()
+    return {
+        partner.name: tuple(
+            _sets(partner, [cases[n] for n in partner.cases], library, out / partner.name, own)
+        )
+        for partner, own in zip(partners, seeds, strict=True)
+    }
+
+
+def _sets(
+    partner: Partner, cases: Sequence[Case], shapes: Shapes | None, out: Path, seed: int
+) -> Iterator[Path]:
+    """A site's data sets, made where they are not there."""
+    if cases:
+        narrowed, planted = out / "cts", out / "planted"
+        if not _whole(narrowed):
+            write_subset(cases, narrowed, annotated=partner.annotated)
+        if shapes and partner.copies and not _whole(planted):
+            plant_set(open_dataset(narrowed), planted, shapes, partner.copies, seed)
+        yield planted if partner.copies else narrowed
+    if partner.phantoms:
+        folder = out / "phantoms"
+        if not _whole(folder):
+            made = phantom_series(partner.phantoms, seed, structures=partner.annotated)
+            ct_index.write(folder, made)
+        yield folder
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a set is there; half of one, which has no index yet, is taken away."""
+    if ct_index.marks(folder):
+        return True
+    shutil.rmtree(folder, ignore_errors=True)
+    return False

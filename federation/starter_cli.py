@@ -1,0 +1,46 @@
+"""``islet federate starter``: the released models, out of a federation on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_command(kinds: Any) -> None:
+    """Add ``starter`` to the sub-commands of ``federate``."""
+    made = kinds.add_parser(
+        "starter", help="share CTs and phantoms out to sites, train together and in one place"
+    )
+    made.set_defaults(command=starter)
+    made.add_argument("--data", type=Path, nargs="+", required=True, help="data sets of the CTs")
+    made.add_argument("--shapes", type=Path, help="real lesions' shapes, to be planted")
+    made.add_argument("-o", "--out", type=Path, required=True, help="a run of it is gone on with")
+    made.add_argument("--store", type=Path, help="where to publish (default: the default store)")
+    made.add_argument("--recipe", default="starter")
+    made.add_argument("--scale", default="paper", choices=("tiny", "small", "paper"))
+    made.add_argument("--rounds", type=int, default=150)
+    made.add_argument("--steps", type=int, default=10, help="of a site in a round")
+    made.add_argument("--strategy", default="fedavg", help="fedavg, fedprox, condist, ...")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads of each site")
+    made.add_argument("--seed", type=int, default=0, help="of weights, lesions and phantoms")
+
+
+def starter(args: argparse.Namespace) -> int:
+    """``islet federate starter --data DIR --shapes DIR -o OUT``: models and what was done."""
+    from federation.partners import STARTER, share_out
+    from federation.starter import starter_job, train_starter
+    from federation.ticker import Ticker
+    from models.store import default_store
+    from training.recipes import recipe
+
+    named = dataclasses.replace(recipe(args.recipe, args.scale), seed=args.seed)
+    job = starter_job(named, args.rounds, args.steps, args.strategy)
+    data = share_out(STARTER, args.data, args.shapes, args.out / "data", args.seed)
+    store = args.store or default_store().root
+    say = Ticker(args.rounds)
+    summary = train_starter(job, data, args.out, store, threads=args.threads, say=say)
+    print(json.dumps(summary, indent=1))
+    return 0

@@ -1,0 +1,98 @@
+"""What a second opinion makes unknown, and what it leaves alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imaging.errors import BadParameter
+from models.labels import UNKNOWN
+from tests.training.tiny import loaded, write_decathlon
+from training.agreement import agreed, left_out, table, write_agreed
+from training.cases import Loaded, load
+from training.datasets import open_dataset
+
+PANCREAS, KIDNEY = 1, 3
+
+
+def moved(labels: np.ndarray, voxels: int) -> np.ndarray:
+    return np.roll(labels, voxels, axis=2)
+
+
+def test_an_edge_a_voxel_off_is_no_disagreement() -> None:
+    case = loaded()
+    labels, found = agreed(case, moved(case.labels.array, 1), edge_mm=2.6)
+    assert np.array_equal(labels, case.labels.array)
+    assert {one.structure for one in found} == {"pancreas", "kidney"}
+    assert all(0.7 < one.dice < 1 and one.unknown_ml == 0 for one in found)
+
+
+def test_a_leak_and_a_hole_become_unknown_and_nothing_else() -> None:
+    case = loaded()
+    truth = case.labels.array.copy()
+    leak = np.zeros(truth.shape, bool)
+    leak[-6:, -6:, :6] = True
+    hole = np.zeros(truth.shape, bool)
+    z, y, x = (int(i[0]) for i in np.nonzero(truth == KIDNEY))
+    hole[z : z + 4, y : y + 4, x : x + 4] = True
+    given = truth.copy()
+    given[leak], given[hole] = KIDNEY, 0
+    faulty = dataclasses.replace(case, labels=case.labels.with_array(given))
+    labels, found = agreed(faulty, truth, edge_mm=1.0)
+    assert np.array_equal(labels == UNKNOWN, leak | hole)
+    assert np.array_equal(labels[~(leak | hole)], truth[~(leak | hole)])
+    lost = {one.structure: one.unknown_ml for one in found}
+    assert lost["pancreas"] == 0
+    assert lost["kidney"] == pytest.approx((leak | hole).sum() * 2.5**3 / 1000)
+
+
+def test_a_model_that_finds_nothing_is_no_witness() -> None:
+    case = loaded()
+    blind = np.where(case.labels.array == KIDNEY, 0, case.labels.array).astype(np.uint8)
+    labels, found = agreed(case, blind)
+    assert np.array_equal(labels, case.labels.array)
+    assert [one.credible for one in found if one.structure == "kidney"] == [False]
+    assert "model not believed" in table(found)
+
+
+def test_what_a_case_does_not_annotate_counts_as_what_it_looks_like() -> None:
+    case = loaded(annotated=("kidney",))
+    labels = np.where(case.labels.array == PANCREAS, 0, case.labels.array).astype(np.uint8)
+    case = dataclasses.replace(case, labels=case.labels.with_array(labels))
+    witness = labels.copy()
+    witness[labels == KIDNEY] = 4  # a tumor, in a case whose kidneys hold their tumors
+    witness[0:6, 0:6, 0:6] = PANCREAS
+    found, _ = agreed(case, witness, edge_mm=1.0)
+    assert np.array_equal(found, labels)
+
+
+def test_a_set_is_written_and_read_with_its_unknown_voxels(tmp_path: Path) -> None:
+    cases = open_dataset(write_decathlon(tmp_path / "source"))
+
+    def witness(read: Loaded) -> np.ndarray:
+        other = read.labels.array.copy()
+        other[-4:, -8:, -8:] = KIDNEY
+        return other
+
+    found = write_agreed(cases, tmp_path / "out", lambda case: witness, edge_mm=1.0)
+    again = open_dataset(tmp_path / "out")
+    assert [case.name for case in again] == [case.name for case in cases]
+    assert len(found) == 4
+    for one, other in zip(cases, again, strict=True):
+        labels = load(other).labels.array
+        assert (labels[-4:, -8:, -8:] == UNKNOWN).all()
+        assert np.count_nonzero(labels == UNKNOWN) == 4 * 8 * 8
+        known = labels != UNKNOWN
+        assert np.array_equal(labels[known], load(one).labels.array[known])
+        assert "disagrees" in other.source["labels"]
+    with pytest.raises(BadParameter, match="is not empty"):
+        write_agreed(cases, tmp_path / "out", lambda case: witness)
+
+
+def test_a_case_without_a_left_out_model_is_named(tmp_path: Path) -> None:
+    (case, *_) = open_dataset(write_decathlon(tmp_path / "source"))
+    with pytest.raises(BadParameter, match=f"no model trained without {case.name}"):
+        left_out(tmp_path)(case)
