@@ -57,6 +57,7 @@ class Watch:
                 # It may have ended before it was waited for.
                 job = await in_thread(self._jobs.get, job_id)
                 if job.state in ENDED:
+                    await self.look()
                     return job
                 if self._task is None or self._task.done():
                     self._task = asyncio.create_task(self._keep_looking())

@@ -118,9 +118,13 @@ def test_the_service_and_the_command_line_give_the_same_bytes(
         got = {n: archive.read(n) for n in names if n != "report.json"}
     assert set(names) == {p.name for p in tmp_path.iterdir()}
     assert got == {n: (tmp_path / n).read_bytes() for n in got}
-    counted = served.get("/metrics").text
+    # A worker hands its figures in after the answer.
+    wanted = 'islet_step_seconds_count{model="starter@1",step="network"}'
+    end = time.monotonic() + 30
+    while wanted not in (counted := served.get("/metrics").text) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert wanted in counted
     assert 'islet_requests_total{endpoint="segment",outcome="ok"}' in counted
-    assert 'islet_step_seconds_count{model="starter@1",step="network"}' in counted
 
 
 def test_a_job_is_followed_by_its_events(served: Served) -> None:
