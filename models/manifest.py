@@ -82,15 +82,21 @@ class Cleanup:
         min_ml: drop components smaller than this.
         paired: one organ on each side: keep the largest component left and right of the image's
             middle. What lies across it (bladder, bowel) goes, unless nothing else is there.
+        attached: of a lesion: drop components that touch no voxel of its organ.
     """
 
     structure: str
     keep_largest: int = 0
     min_ml: float = 0.0
     paired: bool = False
+    attached: bool = False
 
     def __post_init__(self) -> None:
         _freeze(self)
+        if self.attached and (
+            self.structure not in BY_NAME or BY_NAME[self.structure].parent is None
+        ):
+            raise BadManifest(f"{self.structure[:64]} lies in no organ that it could touch.")
         if self.keep_largest < 0 or self.min_ml < 0:
             raise BadManifest(
                 f"keep_largest {self.keep_largest} and min_ml {self.min_ml} must not be negative."

@@ -80,7 +80,25 @@ def clean(
         lesions = [s.value for s in STRUCTURES if s.parent == step.structure]
         whole = own | np.isin(result, lesions) if lesions else own
         result[_dropped(own, whole, step, voxel_ml)] = 0
+        if step.attached:
+            organ = structure(structure(step.structure).parent or step.structure).value
+            result[_apart(result == value, result == organ)] = 0
     return result
+
+
+def _apart(lesions: NDArray[np.bool_], organ: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The voxels of the lesions' components that touch no voxel of the organ."""
+    tight = bounding_box(lesions)
+    apart = lesions.copy()
+    if tight is None:
+        return apart
+    box = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in tight)
+    parts = sitk.GetArrayFromImage(connected_parts(lesions[box]))
+    near = sitk.GetImageFromArray(organ[box].astype(np.uint8))
+    grown = sitk.BinaryDilate(near, (1, 1, 1), sitk.sitkBox)
+    touching = np.unique(parts[sitk.GetArrayViewFromImage(grown) > 0])
+    apart[box] = (parts > 0) & ~np.isin(parts, touching)
+    return apart
 
 
 def _dropped(

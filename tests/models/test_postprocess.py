@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from imaging.errors import BadManifest
 from models.labels import BY_NAME
 from models.manifest import Cleanup
 from models.postprocess import clean, decide, label_values
@@ -111,3 +112,30 @@ def test_cleaning_agrees_with_another_library(seed, keep, smallest, part) -> Non
         was = (labels == KIDNEY) & (parts == i)
         assert (out[was] == (KIDNEY if i in left else 0)).all()
     np.testing.assert_array_equal(out[labels != KIDNEY], labels[labels != KIDNEY])
+
+
+def test_a_lesion_that_touches_no_organ_is_none() -> None:
+    kidney, tumor = BY_NAME["kidney"].value, BY_NAME["kidney_tumor"].value
+    labels = np.zeros((6, 8, 20), np.uint8)
+    labels[1:5, 2:6, 2:6] = kidney
+    # Beside it, touching at a corner alone, a voxel away, and in another organ.
+    labels[2, 3, 6:9] = tumor
+    labels[5, 6, 1] = tumor
+    labels[2:4, 2:4, 12:14] = tumor
+    labels[2:4, 6:8, 16:18] = BY_NAME["liver"].value
+    labels[3, 5, 16] = tumor
+    found = clean(labels, (Cleanup("kidney_tumor", attached=True),), 0.001)
+    kept = labels.copy()
+    kept[2:4, 2:4, 12:14] = 0
+    kept[3, 5, 16] = 0
+    np.testing.assert_array_equal(found, kept)
+    assert not clean(
+        np.where(labels == kidney, 0, labels).astype(np.uint8),
+        (Cleanup("kidney_tumor", attached=True),),
+        0.001,
+    )[labels == tumor].any()
+
+
+def test_an_organ_is_attached_to_nothing() -> None:
+    with pytest.raises(BadManifest, match="kidney lies in no organ"):
+        Cleanup("kidney", attached=True)
