@@ -141,12 +141,40 @@ def _add_training(commands: Any) -> None:
     cross.add_argument("--folds", type=int, default=0, help="parts (default: one case at a time)")
     cross.add_argument("--only", nargs="*", default=[], help="names of the parts to leave out")
     _add_scores(cross)
+    _add_made(commands)
+    _add_judged(commands)
 
+
+def _add_made(commands: Any) -> None:
+    """What is made of trainings."""
     ensemble = commands.add_parser("ensemble", help="make one model of several runs")
     ensemble.set_defaults(command=_training("ensemble"))
     ensemble.add_argument("runs", type=Path, nargs="+", help="folders of trainings of one recipe")
     ensemble.add_argument("-o", "--out", type=Path, required=True, help="the .onnx file")
 
+    export = commands.add_parser("export", help="write a run's model as ONNX")
+    export.set_defaults(command=_training("export"))
+    export.add_argument("run", type=Path, help="folder of a training")
+    export.add_argument("-o", "--out", type=Path, help="the .onnx file (default: in the run)")
+    export.add_argument("--task", help="of a dynamic head, e.g. pancreas")
+    export.add_argument("--scores", type=Path, help="JSON to keep in the manifest as its scores")
+    export.add_argument(
+        "--publish", nargs="*", metavar="ALIAS", help="into the store, under these aliases (live)"
+    )
+
+    reproduce = commands.add_parser("reproduce", help="print a paper's table beside ours")
+    reproduce.set_defaults(command=_training("reproduction"))
+    reproduce.add_argument("table", choices=("monet", "kits21", "partial-labels", "finetune"))
+    reproduce.add_argument("-o", "--out", type=Path, required=True, help="folder of its trainings")
+    reproduce.add_argument("--data", type=Path, nargs="*", default=[], help="real data sets")
+    reproduce.add_argument("--outside", type=Path, nargs="*", default=[], help="of another source")
+    reproduce.add_argument("--scale", default="tiny", choices=("tiny", "small", "paper"))
+    reproduce.add_argument("--seeds", type=int, default=3)
+    reproduce.add_argument("--steps", type=int)
+
+
+def _add_judged(commands: Any) -> None:
+    """What can be said of models."""
     evaluate = commands.add_parser("evaluate", help="scores of a model on labelled cases")
     evaluate.set_defaults(command=_training("evaluation"))
     evaluate.add_argument("model", help="an .onnx file, or a model of the store")
@@ -176,26 +204,6 @@ def _add_training(commands: Any) -> None:
         metavar="FILE",
         help=".onnx files to write it to",
     )
-
-    export = commands.add_parser("export", help="write a run's model as ONNX")
-    export.set_defaults(command=_training("export"))
-    export.add_argument("run", type=Path, help="folder of a training")
-    export.add_argument("-o", "--out", type=Path, help="the .onnx file (default: in the run)")
-    export.add_argument("--task", help="of a dynamic head, e.g. pancreas")
-    export.add_argument("--scores", type=Path, help="JSON to keep in the manifest as its scores")
-    export.add_argument(
-        "--publish", nargs="*", metavar="ALIAS", help="into the store, under these aliases (live)"
-    )
-
-    reproduce = commands.add_parser("reproduce", help="print a paper's table beside ours")
-    reproduce.set_defaults(command=_training("reproduction"))
-    reproduce.add_argument("table", choices=("monet", "kits21", "partial-labels", "finetune"))
-    reproduce.add_argument("-o", "--out", type=Path, required=True, help="folder of its trainings")
-    reproduce.add_argument("--data", type=Path, nargs="*", default=[], help="real data sets")
-    reproduce.add_argument("--outside", type=Path, nargs="*", default=[], help="of another source")
-    reproduce.add_argument("--scale", default="tiny", choices=("tiny", "small", "paper"))
-    reproduce.add_argument("--seeds", type=int, default=3)
-    reproduce.add_argument("--steps", type=int)
 
 
 def _add_assess(commands: Any) -> None:
