@@ -63,7 +63,7 @@ def prepare(case: Loaded, recipe: Recipe, phantom: bool = False) -> Prepared:
     """
     image = to_model_grid(case.image, recipe.sampling)
     labels = resample_nearest(to_canonical(case.labels), image.geometry).array
-    labels = _merged(labels, recipe)
+    labels = merged_values(recipe)[labels]
     if recipe.loss.name in _ALL_KNOWN and (labels == UNKNOWN).any():
         raise DataError(
             f"Case {case.name} has unknown voxels, which the loss {recipe.loss.name} cannot leave "
@@ -106,13 +106,14 @@ def _intensity(hu: NDArray[Any], wanted: Intensity) -> Intensity:
     return Intensity((low, max(high, low + 1e-6)))
 
 
-def _merged(labels: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:
-    """Lesions that the model has no channel for are part of their organ."""
+def merged_values(recipe: Recipe) -> NDArray[np.uint8]:
+    """The value (256,) that each label value is learned as: a lesion without a channel of its own
+    as its organ, anything else as itself."""
     table = np.arange(256, dtype=np.uint8)
     for lesion in STRUCTURES:
         if lesion.parent in recipe.outputs and lesion.name not in recipe.outputs:
             table[lesion.value] = BY_NAME[lesion.parent].value
-    return table[labels]
+    return table
 
 
 def _centres(labels: NDArray[np.uint8], recipe: Recipe) -> dict[str, NDArray[np.int64]]:

@@ -234,7 +234,8 @@ class Recipe:
             organ is learned as well.
         plant: probability that a patch of a case without lesion labels gets a planted lesion.
         lesion_free: take the structures named here as absent, not unknown, in cases that do not
-            annotate them; an assumption that the model card must state.
+            annotate them; an assumption that the model card must state. A lesion that is no output
+            is planted as well, and learned as its organ.
         patience: epochs without a better validation loss before stopping early (0: never).
         seed: of everything random.
     """
@@ -273,8 +274,10 @@ class Recipe:
         for name in (*self.outputs, *self.lesion_free):
             structure(name)
         self._check_loss()
-        if not set(self.lesion_free) <= set(self.outputs):
-            raise BadParameter(f"lesion_free {self.lesion_free} must be among the outputs.")
+        if not all({n, structure(n).parent} & set(self.outputs) for n in self.lesion_free):
+            raise BadParameter(
+                f"lesion_free {self.lesion_free} must be among the outputs, or lesions of them."
+            )
         if min(self.steps, self.steps_per_epoch, self.batch) < 1:
             raise BadParameter("steps, steps_per_epoch and batch must be at least 1.")
         if not 0 <= self.seed < 2**32:

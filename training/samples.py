@@ -21,7 +21,7 @@ from training.augment import augment_input, augment_patch, keeps_place
 from training.lesions import plant
 from training.losses import UNKNOWN as UNKNOWN_TARGET
 from training.losses import fold
-from training.prepared import Prepared
+from training.prepared import Prepared, merged_values
 from training.recipe import Recipe
 
 # On each side of a patch, as a part of it, so that turning and shrinking it brings in real voxels
@@ -181,7 +181,7 @@ def channel_table(recipe: Recipe) -> Tensor:
     for channel, name in enumerate(recipe.outputs):
         table[BY_NAME[name].value] = channel + 1
     table[UNKNOWN] = UNKNOWN_TARGET
-    return table
+    return table[torch.from_numpy(merged_values(recipe)).long()]
 
 
 def _tasks_of(case: Prepared, recipe: Recipe) -> list[int]:

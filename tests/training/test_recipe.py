@@ -42,7 +42,7 @@ def test_a_field_of_another_version_is_refused() -> None:
         {"outputs": ("heart",)},
         {"loss": Loss("dice")},
         {"activation": "sigmoid"},
-        {"lesion_free": ("kidney_cyst",)},
+        {"lesion_free": ("colon_tumor",)},
         {"steps": 0},
         {"steps_per_epoch": 0},
         {"batch": 0},

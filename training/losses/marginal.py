@@ -76,8 +76,9 @@ def marginal_log_dice_ce(
         smooth: added to numerator and denominator of Dice, in voxels.
         batch_dice: one Dice for each structure over the batch (2D slices), else one a sample.
     """
-    entropy, dice = _entropy_and_dice(logits, target, folds, smooth, batch_dice, absent=False)
-    return entropy - dice.log().mean() if len(dice) else entropy
+    log_p, seen = _folded(logits, target, folds)
+    dice, counts = _dice(log_p, seen, folds, smooth, batch_dice, absent=False, first=1)
+    return _entropy(log_p, seen) - _mean(dice.log(), counts)
 
 
 def marginal_dice_ce(
@@ -92,8 +93,9 @@ def marginal_dice_ce(
         logits, target, folds, batch_dice: as in :func:`marginal_log_dice_ce`.
         smooth: added to numerator and denominator of Dice, in voxels; 1e-5 in both.
     """
-    entropy, dice = _entropy_and_dice(logits, target, folds, smooth, batch_dice, absent=True)
-    return entropy + 1 - dice.mean() if len(dice) else entropy
+    log_p, seen = _folded(logits, target, folds)
+    dice, counts = _dice(log_p, seen, folds, smooth, batch_dice, absent=True, first=1)
+    return _entropy(log_p, seen) + _mean(1 - dice, counts)
 
 
 def marginal_dice(
@@ -107,7 +109,8 @@ def marginal_dice(
         logits, target, folds, smooth, batch_dice: as in :func:`marginal_dice_ce`.
     """
     log_p, seen = _folded(logits, target, folds)
-    return 1 - _dice(log_p, seen, folds, smooth, batch_dice, absent=True, first=0).mean()
+    dice, counts = _dice(log_p, seen, folds, smooth, batch_dice, absent=True, first=0)
+    return _mean(1 - dice, counts)
 
 
 def _folded(logits: Tensor, target: Tensor, folds: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,15 +121,22 @@ def _folded(logits: Tensor, target: Tensor, folds: Tensor) -> tuple[Tensor, Tens
     return marginal_log_probabilities(logits, folds), seen
 
 
-def _entropy_and_dice(
-    logits: Tensor, target: Tensor, folds: Tensor, smooth: float, batch: bool, absent: bool
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the folded softmax (a scalar), and every foreground Dice that counts."""
-    log_p, seen = _folded(logits, target, folds)
-    # Over the voxels that are known; a batch without any has nothing to say.
-    total = functional.nll_loss(log_p, seen, ignore_index=UNKNOWN, reduction="sum")
-    entropy = total / (seen != UNKNOWN).sum().clamp_min(1)
-    return entropy, _dice(log_p, seen, folds, smooth, batch, absent, first=1)
+def _entropy(log_p: Tensor, seen: Tensor) -> Tensor:
+    """Cross-entropy of the folded softmax over each sample's known voxels; the samples' mean."""
+    losses = functional.nll_loss(log_p, seen, ignore_index=UNKNOWN, reduction="none").flatten(1)
+    known = (seen != UNKNOWN).flatten(1).sum(1)
+    # A sample without any known voxel has nothing to say.
+    return (losses.sum(1) / known.clamp_min(1)).mean()
+
+
+def _mean(values: Tensor, counts: Tensor) -> Tensor:
+    """The samples' mean of the mean over what counts in each, 0 where nothing does; a scalar.
+
+    A batch that processes share then has the mean of their losses, however many structures each
+    one's samples have.
+    """
+    chosen = torch.where(counts, values, 0)
+    return (chosen.sum(-1) / counts.sum(-1).clamp_min(1)).mean()
 
 
 def _dice(
@@ -137,11 +147,11 @@ def _dice(
     batch: bool,
     absent: bool,
     first: int,
-) -> Tensor:
-    """Every Dice (K,) that counts, of the channels from ``first`` on.
+) -> tuple[Tensor, Tensor]:
+    """Dice of the channels from ``first`` on, (N, K) or of the batch (1, K), and which count.
 
     A structure counts where the labels can speak of it; with ``absent`` also in samples that lack
-    it.
+    it. What does not count is 1.
     """
     channels = log_p.shape[1]
     p = log_p.exp().flatten(2)
@@ -155,8 +165,9 @@ def _dice(
     counts = visible if absent else visible & (truth.sum(2) > 0)
     if batch:
         # Where a structure is not visible, neither the folded softmax nor the target has it.
-        both, size, counts = both.sum(0), size.sum(0), counts.any(0)
-    # Chosen before the division, so that what does not count has no 0 / 0 in its gradient.
-    chosen = counts[..., first:]
-    both, size = both[..., first:][chosen], size[..., first:][chosen]
-    return (2 * both + smooth) / (size + smooth)
+        both, size = both.sum(0, keepdim=True), size.sum(0, keepdim=True)
+        counts = counts.any(0, keepdim=True)
+    both, size, counts = both[:, first:], size[:, first:], counts[:, first:]
+    # Set before the division, so that what does not count has no 0 / 0 in its gradient.
+    both, size = torch.where(counts, both, 1), torch.where(counts, size, 2)
+    return (2 * both + smooth) / (size + smooth), counts

@@ -16,8 +16,12 @@ _OUTPUTS = (
     "kidney_cyst",
     "liver",
     "spleen",
+    "gallbladder",
+    "stomach",
+    "duodenum",
 )
-_LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst")
+# The liver's are planted as liver: a dark spot in it is no hole.
+_LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst", "liver_tumor")
 # Another phase, scanner, protocol and body for every patch; ranges by eye, wider than plausible.
 _AUGMENT = Augment(
     affine_p=0.7,
@@ -57,7 +61,7 @@ def starter(scale: Scale = "paper") -> Recipe:
     paper = Recipe(
         name="starter",
         architecture="subpixel_unet",
-        options={"filters": [32, 64, 128]},
+        options={"filters": [32, 64, 96, 128]},
         outputs=_OUTPUTS,
         sampling=Sampling((2.0, 2.0, 2.0), body=True),
         intensity=Intensity((-160.0, 240.0), "signed"),
