@@ -16,10 +16,10 @@ from training.losses import (
     UNKNOWN,
     dice_loss,
     fold,
+    folded_logits,
     marginal_dice,
     marginal_dice_ce,
     marginal_log_dice_ce,
-    marginal_log_probabilities,
 )
 
 OUTPUTS = ("pancreas", "pancreas_tumor", "kidney", "kidney_tumor", "liver")
@@ -60,9 +60,10 @@ def test_a_lesion_whose_organ_is_no_output_is_background_where_only_the_organ_is
 
 def test_marginal_probabilities_by_hand() -> None:
     # Probabilities .1 .2 .3 .4; the second and third channel are seen as one, the last as nothing.
-    p = torch.tensor([0.1, 0.2, 0.3, 0.4]).reshape(1, 4, 1)
-    found = marginal_log_probabilities(p.log(), torch.tensor([[0, 1, 1, 0]])).exp()
-    assert torch.allclose(found.flatten(), torch.tensor([0.5, 0.5, 0.0, 0.0]))
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4]).reshape(4, 1)
+    found, visible = folded_logits(p.log(), torch.tensor([0, 1, 1, 0]))
+    assert torch.allclose(found.softmax(0).flatten(), torch.tensor([0.5, 0.5]))
+    assert visible.tolist() == [0, 1]
 
 
 def test_marginal_log_dice_ce_by_hand() -> None:

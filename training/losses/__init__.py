@@ -13,10 +13,10 @@ from training.losses.hec import Group, hec_cross_entropy, hec_groups
 from training.losses.marginal import (
     UNKNOWN,
     fold,
+    folded_logits,
     marginal_dice,
     marginal_dice_ce,
     marginal_log_dice_ce,
-    marginal_log_probabilities,
 )
 from training.losses.vae import kl_divergence, reconstruction_l2
 
@@ -28,13 +28,13 @@ __all__ = [
     "deep_supervision",
     "dice_loss",
     "fold",
+    "folded_logits",
     "hec_cross_entropy",
     "hec_groups",
     "kl_divergence",
     "marginal_dice",
     "marginal_dice_ce",
     "marginal_log_dice_ce",
-    "marginal_log_probabilities",
     "masked_dice_bce",
     "reconstruction_l2",
 ]

@@ -11,6 +11,8 @@ A voxel whose target is ``UNKNOWN`` counts for nothing at all: two opinions disa
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,22 +40,23 @@ def fold(outputs: Sequence[str], annotated: Iterable[str]) -> Tensor:
     return torch.tensor([0] + [channels.get(name, 0) if name else 0 for name in seen])
 
 
-def marginal_log_probabilities(logits: Tensor, folds: Tensor) -> Tensor:
-    """Log of the folded softmax: (N, C, *space) from logits (N, C, *space), folds (N, C).
+def folded_logits(logits: Tensor, folds: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of what is visible in one sample.
 
-    Channels that fold away hold -inf.
+    Args:
+        logits: (C, *space).
+        folds: int64 (C,) of :func:`fold`.
+
+    Returns:
+        (K, *space), whose softmax is the folded one; and the K channels that they belong to,
+        ascending.
     """
-    log_p = functional.log_softmax(logits.float(), dim=1)
-    own = torch.arange(folds.shape[1], device=folds.device)
-    if torch.equal(folds, own.expand_as(folds)):
-        return log_p
-    target = folds.reshape(*folds.shape, *[1] * (logits.ndim - 2)).expand_as(log_p)
-    # A logsumexp along the fold: relative to the largest of each group, no probability is too
-    # small to be learned from, and a channel that folds alone keeps its value to the last bit.
-    largest = torch.full_like(log_p, -torch.inf)
-    largest = largest.scatter_reduce_(1, target, log_p.detach(), "amax")
-    relative = (log_p - largest.gather(1, target)).exp()
-    return torch.zeros_like(log_p).scatter_add_(1, target, relative).log() + largest
+    visible = torch.unique(folds)
+    if len(visible) == len(folds):
+        return logits, visible
+    groups = [torch.nonzero(folds == channel).flatten() for channel in visible]
+    # Relative to the largest of each group, no probability is too small to be learned from.
+    return torch.stack([logits[g].float().logsumexp(0) for g in groups]), visible
 
 
 def marginal_log_dice_ce(
@@ -76,9 +79,9 @@ def marginal_log_dice_ce(
         smooth: added to numerator and denominator of Dice, in voxels.
         batch_dice: one Dice for each structure over the batch (2D slices), else one a sample.
     """
-    log_p, seen = _folded(logits, target, folds)
-    dice, counts = _dice(log_p, seen, folds, smooth, batch_dice, absent=False, first=1)
-    return _entropy(log_p, seen) - _mean(dice.log(), counts)
+    entropy, sums = _sums(logits, target, folds)
+    dice, counts = _dice(sums, smooth, batch_dice, absent=False, first=1)
+    return entropy - _mean(dice.log(), counts)
 
 
 def marginal_dice_ce(
@@ -93,9 +96,9 @@ def marginal_dice_ce(
         logits, target, folds, batch_dice: as in :func:`marginal_log_dice_ce`.
         smooth: added to numerator and denominator of Dice, in voxels; 1e-5 in both.
     """
-    log_p, seen = _folded(logits, target, folds)
-    dice, counts = _dice(log_p, seen, folds, smooth, batch_dice, absent=True, first=1)
-    return _entropy(log_p, seen) + _mean(1 - dice, counts)
+    entropy, sums = _sums(logits, target, folds)
+    dice, counts = _dice(sums, smooth, batch_dice, absent=True, first=1)
+    return entropy + _mean(1 - dice, counts)
 
 
 def marginal_dice(
@@ -108,25 +111,77 @@ def marginal_dice(
     Args:
         logits, target, folds, smooth, batch_dice: as in :func:`marginal_dice_ce`.
     """
-    log_p, seen = _folded(logits, target, folds)
-    dice, counts = _dice(log_p, seen, folds, smooth, batch_dice, absent=True, first=0)
+    _, sums = _sums(logits, target, folds)
+    dice, counts = _dice(sums, smooth, batch_dice, absent=True, first=0)
     return _mean(1 - dice, counts)
 
 
-def _folded(logits: Tensor, target: Tensor, folds: Tensor) -> tuple[Tensor, Tensor]:
-    """Log of the folded softmax (N, C, *space), and the target's channels folded alike."""
-    known = target.reshape(len(target), -1)
-    seen = folds.gather(1, known.clamp_min(0))
-    seen = torch.where(known < 0, UNKNOWN, seen).reshape(target.shape)
-    return marginal_log_probabilities(logits, folds), seen
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Of every sample and channel (N, C), over the known voxels.
+
+    Attributes:
+        both: probability where the target is that channel.
+        mass: probability anywhere.
+        there: voxels of the target; a constant.
+        visible: whether the labels can speak of it; bool.
+    """
+
+    both: Tensor
+    mass: Tensor
+    there: Tensor
+    visible: Tensor
 
 
-def _entropy(log_p: Tensor, seen: Tensor) -> Tensor:
-    """Cross-entropy of the folded softmax over each sample's known voxels; the samples' mean."""
-    losses = functional.nll_loss(log_p, seen, ignore_index=UNKNOWN, reduction="none").flatten(1)
-    known = (seen != UNKNOWN).flatten(1).sum(1)
-    # A sample without any known voxel has nothing to say.
-    return (losses.sum(1) / known.clamp_min(1)).mean()
+def _sums(logits: Tensor, target: Tensor, folds: Tensor) -> tuple[Tensor, _Sums]:
+    """Cross-entropy of the folded softmax (the mean of the samples' means, a scalar), and sums."""
+    entropy, rows = [], []
+    for sample, seen, folded in zip(logits.flatten(2), target.flatten(1), folds, strict=True):
+        if (seen < 0).any():
+            sample, seen = sample[:, seen >= 0], seen[seen >= 0]
+        shown, visible = folded_logits(sample, folded)
+        channels = torch.searchsorted(visible, folded)[seen]
+        total, both, mass = _Softmax.apply(shown, channels)  # type: ignore[no-untyped-call]
+        # A sample without any known voxel has nothing to say.
+        entropy.append(total / max(1, len(seen)))
+        there = torch.bincount(channels, minlength=len(visible)).to(both.dtype)
+        some = torch.ones(len(visible), dtype=torch.bool, device=folded.device)
+        rows.append([_spread(v, visible, len(folded)) for v in (both, mass, there, some)])
+    return torch.stack(entropy).mean(), _Sums(*map(torch.stack, zip(*rows, strict=True)))
+
+
+def _spread(values: Tensor, at: Tensor, length: int) -> Tensor:
+    """A vector of that length, zero but for the values (K,) at their places (K,)."""
+    return values.new_zeros(length).index_copy(0, at, values)
+
+
+class _Softmax(torch.autograd.Function):
+    """What a loss needs of a softmax: sums alone, so that little is kept and read twice.
+
+    Logits (K, V) and int64 channels (V,) give the cross-entropy's sum (a scalar), each channel's
+    probability summed where it is the target (K,), and everywhere (K,); float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        p = functional.log_softmax(logits, 0, dtype=torch.float32)
+        total = -p.gather(0, target[None]).sum()
+        p.exp_()
+        own = p.gather(0, target[None])[0]
+        ctx.save_for_backward(p, own, target)
+        ctx.dtype = logits.dtype
+        return total, torch.bincount(target, own, len(p)).to(p.dtype), p.sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, None]:
+        p, own, target = ctx.saved_tensors
+        total, both, mass = given
+        # The softmax's own derivative p (g - sum of p g), of what each probability counts for.
+        own = own * both[target]
+        gradient = (mass + total)[:, None] - torch.addmv(own, p.t(), mass)
+        gradient *= p
+        gradient.scatter_add_(0, target[None], (own - total)[None])
+        return gradient.to(ctx.dtype), None
 
 
 def _mean(values: Tensor, counts: Tensor) -> Tensor:
@@ -140,31 +195,16 @@ def _mean(values: Tensor, counts: Tensor) -> Tensor:
 
 
 def _dice(
-    log_p: Tensor,
-    seen: Tensor,
-    folds: Tensor,
-    smooth: float,
-    batch: bool,
-    absent: bool,
-    first: int,
+    sums: _Sums, smooth: float, batch: bool, absent: bool, first: int
 ) -> tuple[Tensor, Tensor]:
     """Dice of the channels from ``first`` on, (N, K) or of the batch (1, K), and which count.
 
     A structure counts where the labels can speak of it; with ``absent`` also in samples that lack
     it. What does not count is 1.
     """
-    channels = log_p.shape[1]
-    p = log_p.exp().flatten(2)
-    if (seen == UNKNOWN).any():
-        p = p * (seen != UNKNOWN).flatten(1)[:, None]
-    every = torch.arange(channels, device=seen.device)
-    truth = (seen.flatten(1)[:, None] == every[:, None]).to(p.dtype)
-    both = (p * truth).sum(2)
-    size = p.sum(2) + truth.sum(2)
-    visible = folds == torch.arange(channels, device=folds.device)
-    counts = visible if absent else visible & (truth.sum(2) > 0)
+    both, size = sums.both, sums.mass + sums.there
+    counts = sums.visible if absent else sums.visible & (sums.there > 0)
     if batch:
-        # Where a structure is not visible, neither the folded softmax nor the target has it.
         both, size = both.sum(0, keepdim=True), size.sum(0, keepdim=True)
         counts = counts.any(0, keepdim=True)
     both, size, counts = both[:, first:], size[:, first:], counts[:, first:]
