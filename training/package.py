@@ -75,12 +75,14 @@ def task_name(recipe: Recipe, task: int) -> str:
 
 
 def inference_patch(recipe: Recipe) -> tuple[int, int, int]:
-    """The patch of serving: a coarse 3D network sees whole slices of an abdomen at a time.
+    """The patch of serving: the recipe's own where it names one.
 
-    Overlap is computed twice, and in the slice it would be on two axes: at 2.5 mm and more, the
+    Else a coarse 3D network sees whole slices of an abdomen at a time. Overlap is computed twice, and in the slice it would be on two axes: at 2.5 mm and more, the
     520 mm of any scanner fit into one patch. Its depth is that of training, which bounds memory;
     at a finer spacing the whole patch is.
     """
+    if recipe.window is not None:
+        return recipe.window
     z, y, x = recipe.patch
     coarse = all(s is not None and s >= _WHOLE_SLICES_MM for s in recipe.sampling.spacing_mm[1:])
     return (z, max(y, 208), max(x, 208)) if z > 1 and coarse else (z, y, x)

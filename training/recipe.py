@@ -219,6 +219,8 @@ class Recipe:
         architecture, options: of ``models.architectures.build``.
         outputs: structures of the model. A lesion it does not name is part of its organ.
         activation, sampling, intensity, patch, overlap, cleanup: of the manifest.
+        window: the manifest's patch where it is not the training's; ``None`` leaves the choice to
+            ``training.package.inference_patch``.
         loss: see there.
         tasks: for a dynamic head, the organ and tumor of each task in the order of the head's
             one-hot code; a patch trains one task that its case annotates.
@@ -250,6 +252,7 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
     activation: str = "softmax"
     overlap: float = 0.25
+    window: tuple[int, int, int] | None = None
     cleanup: tuple[Cleanup, ...] = ()
     loss: Loss = Loss()
     tasks: tuple[Task, ...] = ()

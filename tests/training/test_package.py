@@ -49,6 +49,7 @@ def test_serving_never_sees_less_than_training_did() -> None:
     assert inference_patch(volumetric(patch=(128, 96, 224))) == (128, 208, 224)
     # A fine patch is as much as fits into memory.
     assert inference_patch(recipe("kits21-transfer")) == (128, 128, 128)
+    assert inference_patch(volumetric(patch=(80, 96, 96), window=(96, 96, 128))) == (96, 96, 128)
 
 
 def test_provenance_counts_cases_by_source(tmp_path: Path) -> None:

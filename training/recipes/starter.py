@@ -67,6 +67,8 @@ def starter(scale: Scale = "paper") -> Recipe:
         intensity=Intensity((-160.0, 240.0), "signed"),
         patch=(80, 112, 112),
         overlap=0.25,
+        # Seen whole, a trunk is more than its parts (docs/log.md), and no border is worked twice.
+        window=(96, 144, 192),
         cleanup=(
             Cleanup("pancreas", keep_largest=1),
             Cleanup("liver", keep_largest=1),
@@ -110,6 +112,7 @@ def starter_monet(scale: Scale = "paper") -> Recipe:
         options={},
         sampling=Sampling((3.0, 1.5, 1.5)),
         patch=(1, 256, 256),
+        window=None,
         overlap=0.25,
         batch=8,
         steps=1500,
