@@ -15,11 +15,11 @@ from models.labels import structure
 from training.cases import Case
 from training.datasets import ct_index, open_dataset
 from training.datasets.subset import write_subset
-from training.phantoms.sets import phantom_series
+from training.phantoms.sets import phantom_series, stranger_series
 from training.planting import Shapes
 from training.planting.sets import plant_set
 
-_ORGANS = ("pancreas", "kidney", "liver", "spleen")
+_ORGANS = ("pancreas", "kidney", "liver", "spleen", "gallbladder", "stomach", "duodenum")
 _LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst")
 
 
@@ -33,6 +33,7 @@ class Partner:
         cases: names of CTs that it has, of the set that is shared out.
         copies: of each of its CTs, with lesions of real shapes planted, in place of the CT itself.
         phantoms: how many it has besides.
+        strangers: how many CTs without an abdomen; that they hold none of its structures is known.
     """
 
     name: str
@@ -40,15 +41,16 @@ class Partner:
     cases: tuple[str, ...] = ()
     copies: int = 0
     phantoms: int = 0
+    strangers: int = 0
 
     def __post_init__(self) -> None:
         check_site(self.name)
         for name in self.annotated:
             structure(name)
-        if min(self.copies, self.phantoms) < 0 or not (self.cases or self.phantoms):
+        if min(self.copies, self.phantoms, self.strangers) < 0 or not (self.cases or self.phantoms):
             raise BadParameter(
                 f"Site {self.name} needs cases or phantoms, and no negative number of copies "
-                f"({self.copies}) or phantoms ({self.phantoms})."
+                f"({self.copies}), phantoms ({self.phantoms}) or strangers ({self.strangers})."
             )
 
 
@@ -56,9 +58,14 @@ STARTER: tuple[Partner, ...] = (
     # Organs alone: nobody there outlined a lesion.
     Partner("a", _ORGANS, ("ircad17", "totalseg_example")),
     Partner("b", (*_ORGANS, *_LESIONS), ("chaos3", "tcga_coad"), copies=8),
-    # Its liver's labels leave out what seem to be lesions; its kidneys' are good.
-    Partner("c", ("kidney",), ("thorax_abdomen_p2",), phantoms=1),
-    Partner("d", (*_ORGANS, *_LESIONS), phantoms=12),
+    # Its liver's labels leave out what seem to be lesions.
+    Partner(
+        "c",
+        (*(organ for organ in _ORGANS if organ != "liver"), *_LESIONS),
+        ("thorax_abdomen_p2",),
+        copies=8,
+    ),
+    Partner("d", ("kidney",), phantoms=8, strangers=8),
 )
 """The federation of the released starter: five CTs at three sites, phantoms at two."""
 
@@ -115,6 +122,11 @@ def _sets(
         if not _whole(folder):
             made = phantom_series(partner.phantoms, seed, structures=partner.annotated)
             ct_index.write(folder, made)
+        yield folder
+    if partner.strangers:
+        folder = out / "strangers"
+        if not _whole(folder):
+            ct_index.write(folder, stranger_series(partner.strangers, seed, partner.annotated))
         yield folder
 
 

@@ -77,9 +77,10 @@ def task_name(recipe: Recipe, task: int) -> str:
 def inference_patch(recipe: Recipe) -> tuple[int, int, int]:
     """The patch of serving: the recipe's own where it names one.
 
-    Else a coarse 3D network sees whole slices of an abdomen at a time. Overlap is computed twice, and in the slice it would be on two axes: at 2.5 mm and more, the
-    520 mm of any scanner fit into one patch. Its depth is that of training, which bounds memory;
-    at a finer spacing the whole patch is.
+    Else a coarse 3D network sees whole slices of an abdomen at a time. Overlap is computed twice,
+    and in the slice it would be on two axes: at 2.5 mm and more, the 520 mm of any scanner fit into
+    one patch. Its depth is that of training, which bounds memory; at a finer spacing the whole
+    patch is.
     """
     if recipe.window is not None:
         return recipe.window

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from imaging.errors import DataError
@@ -21,7 +20,8 @@ from training.cache import cached
 from training.cases import Case, Loaded
 from training.fit import fit
 from training.package import export_recipe, manifest_of, provenance_of, structures_of, task_name
-from training.phantoms import ANNOTATED, PAINTED, STRANGERS, make_phantom, make_stranger
+from training.phantoms import ANNOTATED, PAINTED, make_phantom
+from training.phantoms.sets import stranger_series
 from training.prepared import Prepared, prepare
 from training.pretraining import RUN, Start, start_from, weights_of
 from training.recipe import Recipe
@@ -182,16 +182,11 @@ def make_phantoms(recipe: Recipe, alone: bool = False) -> list[Prepared]:
     return made + _make_strangers(recipe, first)
 
 
-def _make_strangers(recipe: Recipe, first: int) -> list[Prepared]:
+def _make_strangers(recipe: Recipe, seed: int) -> list[Prepared]:
     """CTs without an abdomen, in which every structure is known to be absent."""
-    made = []
-    for index in range(recipe.strangers):
-        kind = STRANGERS[index % len(STRANGERS)]
-        image = make_stranger(kind, first + index)
-        empty = image.with_array(np.zeros(image.array.shape, np.uint8))
-        case = Loaded(f"{kind}-{index}", image, empty, recipe.outputs)
-        made.append(prepare(case, recipe, phantom=True))
-    return made
+    made = enumerate(stranger_series(recipe.strangers, seed, recipe.outputs))
+    cases = (Loaded(f"stranger-{i}", s.volume, s.labels, s.annotated) for i, s in made)
+    return [prepare(case, recipe, phantom=True) for case in cases]
 
 
 def _pretrained(

@@ -69,6 +69,16 @@ def test_phantoms_are_labelled_as_their_site_labels(
     assert len(asked) == 2
 
 
+def test_a_site_knows_that_strangers_hold_nothing_that_it_labels(
+    data: Path, tmp_path: Path
+) -> None:
+    sites = (Partner("a", ("kidney",), ("ct0",), strangers=2),)
+    folders = share_out(sites, [data], None, tmp_path / "out", 0)["a"]
+    cases = open_dataset(folders[1])
+    assert [c.annotated for c in cases] == [("kidney",), ("kidney",)]
+    assert not any(load(c).labels.array.any() for c in cases)
+
+
 def test_half_a_set_is_made_again(data: Path, tmp_path: Path) -> None:
     sites = (Partner("a", ("kidney",), ("ct0",)),)
     (folder,) = share_out(sites, [data], None, tmp_path / "out", 0)["a"]
@@ -96,8 +106,9 @@ def test_the_starters_sites_share_no_ct_and_label_differently() -> None:
     assert len(named) == len(set(named)) == 5
     labels = {site.name: set(site.annotated) for site in STARTER}
     assert not any("tumor" in name for name in labels["a"])
-    assert labels["c"] == {"kidney"}
-    assert labels["b"] == labels["d"] > labels["a"]
+    assert labels["d"] == {"kidney"}
+    assert labels["b"] > labels["a"]
+    assert labels["b"] - labels["c"] == {"liver"}
     # Every output of the model is labelled exactly somewhere.
     assert set().union(*labels.values()) == set(recipe("starter").outputs)
 

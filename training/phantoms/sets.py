@@ -15,6 +15,7 @@ from imaging.volume import Volume
 from imaging.writers.nifti import write_nifti
 from models.labels import BY_NAME
 from training.phantoms.scan import ANNOTATED, Phantom, make_phantom
+from training.phantoms.strangers import STRANGERS, make_stranger
 from training.phantoms.styles import SiteStyle
 
 
@@ -71,6 +72,22 @@ def phantom_series(
         raise BadParameter(f"A set needs at least one case, not {cases}.", cases=cases)
     for case_seed in np.random.SeedSequence(seed).generate_state(cases):
         yield make_phantom(int(case_seed), style, shape=shape, structures=structures)
+
+
+def stranger_series(
+    cases: int, seed: int, structures: tuple[str, ...] = ANNOTATED
+) -> Iterator[Phantom]:
+    """CTs without an abdomen, of every kind in turn, each made when it is asked for.
+
+    Args:
+        cases: how many.
+        seed: of the set.
+        structures: that are known to be absent.
+    """
+    for index, own in enumerate(np.random.SeedSequence(seed).generate_state(cases).tolist()):
+        image = make_stranger(STRANGERS[index % len(STRANGERS)], own)
+        empty = image.with_array(np.zeros(image.array.shape, np.uint8))
+        yield Phantom(image, empty, structures, ())
 
 
 def write_decathlon(
