@@ -16,9 +16,6 @@ _OUTPUTS = (
     "kidney_cyst",
     "liver",
     "spleen",
-    "gallbladder",
-    "stomach",
-    "duodenum",
 )
 # The liver's are planted as liver: a dark spot in it is no hole.
 _LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst", "liver_tumor")
