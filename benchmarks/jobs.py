@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.overhead import _phantom
 from imaging.threads import usable_cores
 from models.store import default_store
-from serving.engine import Engines
+from serving.engines import Engines
 from serving.jobs.jobs import Jobs
 from serving.jobs.record import ENDED, State
 from serving.jobs.task import Done

@@ -27,7 +27,7 @@ from imaging.read import read_volume
 from imaging.threads import usable_cores
 from imaging.writers.nifti import encode_nifti, write_nifti
 from models.store import default_store
-from serving.engine import Engine, Engines
+from serving.engines import Engine, Engines
 from serving.options import Options
 from serving.segment import files, segment
 

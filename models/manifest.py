@@ -222,6 +222,8 @@ class Manifest:
         provenance, scores, licence, intended_use: for people and for the store.
         weights_sha256: SHA-256 of the ONNX graph without its metadata; set by ``models.export``.
         calibration: of the confidences; the default trusts nothing and leaves nothing out.
+        fidelity: of other runtimes by their names, the least Dice of any mask with that of ONNX
+            Runtime; see ``islet models compare``. One that is not named is not used.
     """
 
     name: str
@@ -242,6 +244,7 @@ class Manifest:
     weights_sha256: str | None = None
     schema: int = SCHEMA
     calibration: Calibration = field(default_factory=Calibration)
+    fidelity: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _freeze(self, "patch", "divisor", "outputs", "cleanup")
@@ -256,22 +259,28 @@ class Manifest:
             found.append("the name must match [a-z0-9][a-z0-9._-]{0,63}")
         if self.dims not in (2, 3):
             found.append(f"dims must be 2 or 3, not {self.dims}")
-        if min(self.patch) < 1 or math.prod(self.patch) > 2**27:
-            found.append(f"patch {self.patch} must be three positive sizes under 2**27 voxels")
-        elif self.dims == 2 and self.patch[0] != 1:
-            found.append(f"a 2D patch has Z = 1, not {self.patch[0]}")
-        elif any(d < 1 or p % d for p, d in zip(self.patch, self.divisor, strict=True)):
-            found.append(f"patch {self.patch} must be a multiple of divisor {self.divisor}")
+        found += self._of_patch()
         if not 0 <= self.overlap < 1:
             found.append(f"overlap {self.overlap} must be in [0, 1)")
         if self.activation not in ("softmax", "sigmoid"):
             found.append(f"activation must be softmax or sigmoid, not {self.activation!r}")
+        if not all(0 <= dice <= 1 for dice in self.fidelity.values()):
+            found.append(f"fidelity {self.fidelity} must be Dice, from 0 to 1")
         trusted = (entry.structure for entry in self.calibration.trust)
         named = (*self.outputs, *(step.structure for step in self.cleanup), *trusted)
         unknown = [name for name in named if name not in BY_NAME]
         if unknown or not self.outputs or len(set(self.outputs)) != len(self.outputs):
             found.append(f"outputs must be distinct structures; not known: {unknown}")
         return found
+
+    def _of_patch(self) -> list[str]:
+        if min(self.patch) < 1 or math.prod(self.patch) > 2**27:
+            return [f"patch {self.patch} must be three positive sizes under 2**27 voxels"]
+        if self.dims == 2 and self.patch[0] != 1:
+            return [f"a 2D patch has Z = 1, not {self.patch[0]}"]
+        if any(d < 1 or p % d for p, d in zip(self.patch, self.divisor, strict=True)):
+            return [f"patch {self.patch} must be a multiple of divisor {self.divisor}"]
+        return []
 
     @property
     def channels(self) -> int:

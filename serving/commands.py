@@ -24,7 +24,7 @@ def segment(args: argparse.Namespace) -> int:
     # onnxruntime and the readers load here, not when the command line is parsed.
     from imaging.files import write_whole
     from models.store import default_store
-    from serving.engine import Engines
+    from serving.engines import Engines
     from serving.options import Options, split_words
     from serving.outputs import REPORT
     from serving.report import table
@@ -42,7 +42,11 @@ def segment(args: argparse.Namespace) -> int:
         doubtful=args.doubtful or Options.doubtful,
     )
     engines = Engines(
-        default_store(), settings.threads, settings.model_memory_mb, settings.model_idle_s
+        default_store(),
+        settings.threads,
+        settings.model_memory_mb,
+        settings.model_idle_s,
+        runtime=settings.runtime,
     )
     result = run(Path(args.ct), options, engines, settings.limits, Progress())
     out = Path(args.out)

@@ -31,6 +31,13 @@ def add_commands(commands: Any) -> None:
     look.set_defaults(command=check)
     _add_file(look)
 
+    same = kinds.add_parser(
+        "compare", help="see on CTs whether faster runtimes give a model's masks, and record it"
+    )
+    same.set_defaults(command=compare)
+    same.add_argument("file", type=Path, help="an .onnx file; its manifest gets what was found")
+    same.add_argument("ct", type=Path, nargs="+", help="NIfTI files, DICOM folders or archives")
+
     alias = kinds.add_parser("alias", help="point an alias at a version")
     alias.set_defaults(command=point)
     alias.add_argument("name")
@@ -67,6 +74,20 @@ def check(args: argparse.Namespace) -> int:
 
     manifest = look(args.file, _manifest(args), _most())
     print(f"{manifest.name} passes: {manifest.dims}D, {','.join(manifest.outputs)}.")
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Compare the runtimes over ``args.ct``, and write it into ``args.file``."""
+    from serving.engines.choice import SAME_DICE
+    from serving.engines.compare import compare as see
+    from serving.engines.compare import record
+
+    found = see(args.file, args.ct)
+    for name, dice in found.items():
+        verdict = "may run it" if dice >= SAME_DICE else "is refused for it"
+        print(f"{name}  least Dice of a mask {dice:.5f}: {verdict}")
+    print(f"{record(args.file, found).name} has it in its manifest.")
     return 0
 
 
@@ -140,7 +161,7 @@ def _manifest(args: argparse.Namespace) -> str | None:
 
 def _most() -> int:
     """Bytes of the largest model that a service with these settings would load."""
-    from serving.engine import largest_file
+    from serving.engines import largest_file
     from serving.settings import Settings
 
     return largest_file(Settings.from_environment().model_memory_mb)

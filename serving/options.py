@@ -9,7 +9,7 @@ from typing import Any
 from imaging.errors import BadParameter
 from models.labels import DEFAULT_MASKS, members
 from models.manifest import Manifest
-from serving.engine import check_device
+from serving.engines import check_device
 from serving.outputs import DICOM_FILES, OUTPUTS, check_outputs
 from serving.settings import Settings
 

@@ -26,7 +26,7 @@ from imaging.volume import Volume
 from imaging.writers.nifti import encode_nifti
 from models.labels import values
 from models.predict import Progress, predict
-from serving.engine import Engines
+from serving.engines import Engines
 from serving.findings import notes
 from serving.options import Options
 from serving.outputs import CT, DICOM_FILES, LABELS, PREVIEW, REPORT, Coded, coded, dicom_files

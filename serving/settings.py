@@ -9,7 +9,7 @@ from pathlib import Path
 
 from imaging.errors import BadParameter
 from imaging.limits import DEFAULT_LIMITS, MIB, Limits
-from serving.engine import DEVICES
+from serving.engines import DEVICES, RUNTIMES
 
 _HOME = Path.home() / ".islet"
 
@@ -61,6 +61,7 @@ class Settings:
         model: reference used when a request names none; ready means that a worker has loaded it.
         device: ``auto``, ``cpu`` or ``cuda``, used when a request names none.
         threads: of one inference; ``None`` takes the usable cores.
+        runtime: of models on a CPU, of ``serving.engines.RUNTIMES``.
         limits: on one upload.
         spool: folder of the jobs' inputs and results; several hosts share it where they share a
             database.
@@ -88,6 +89,7 @@ class Settings:
     model: str = "starter"
     device: str = "auto"
     threads: int | None = None
+    runtime: str = "auto"
     limits: Limits = field(default=DEFAULT_LIMITS)
     spool: Path = _HOME / "spool"
     database: str | None = None
@@ -106,11 +108,13 @@ class Settings:
     rules: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.device not in DEVICES:
-            raise BadParameter(
-                f"ISLET_DEVICE is {self.device!r}; use one of {', '.join(DEVICES)}.",
-                device=self.device,
-            )
+        for name, known in (("device", DEVICES), ("runtime", RUNTIMES)):
+            given = getattr(self, name)
+            if given not in known:
+                raise BadParameter(
+                    f"ISLET_{name.upper()} is {given!r}; use one of {', '.join(known)}.",
+                    **{name: given},
+                )
         if self.database is not None and not self.database.startswith("postgresql://"):
             raise BadParameter(
                 "ISLET_DATABASE must be a postgresql:// URL, or unset for files in the spool."
@@ -119,7 +123,7 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """Read the attributes from ``ISLET_MODEL``, ``ISLET_DEVICE``, ``ISLET_THREADS``,
-        ``ISLET_SPOOL``, ``ISLET_DATABASE``, ``ISLET_WORKERS``, ``ISLET_QUEUE``,
+        ``ISLET_RUNTIME``, ``ISLET_SPOOL``, ``ISLET_DATABASE``, ``ISLET_WORKERS``, ``ISLET_QUEUE``,
         ``ISLET_KEEP_HOURS``, ``ISLET_JOB_SECONDS``, ``ISLET_MODEL_MEMORY_MB``,
         ``ISLET_MODEL_IDLE_S``, ``ISLET_TOKENS``, ``ISLET_OIDC``, ``ISLET_AUDIT``,
         ``ISLET_AUDIT_ADDRESSES``, ``ISLET_PACS`` and ``ISLET_RULES``; the limits from
@@ -137,6 +141,7 @@ class Settings:
             model=env.get("ISLET_MODEL") or cls.model,
             device=env.get("ISLET_DEVICE") or cls.device,
             threads=_whole(env, "ISLET_THREADS", 0) or None,
+            runtime=env.get("ISLET_RUNTIME") or cls.runtime,
             limits=Limits(
                 max_bytes=_whole(env, "ISLET_MAX_UPLOAD_MB", mib[0], 1) * MIB,
                 max_unpacked_bytes=_whole(env, "ISLET_MAX_UNPACKED_MB", mib[1], 1) * MIB,

@@ -28,7 +28,7 @@ from serving.api.schemas import (
     ref,
 )
 from serving.catalogue import entries, entry
-from serving.engine import largest_file
+from serving.engines import largest_file
 from serving.guard.identity import Role
 from serving.options import split_words
 from serving.threads import in_thread

@@ -7,7 +7,7 @@ from typing import Any
 from models.labels import DEFAULT_MASKS, MASKS
 from serving.api.answers import MULTIPART, ZIP
 from serving.api.schemas import BINARY, WORD, json_answer, parameter, ref
-from serving.engine import DEVICES
+from serving.engines import DEVICES
 from serving.options import DOUBTFUL
 from serving.outputs import OUTPUTS
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.engine import Engines
+from serving.engines import Engines
 from serving.jobs.record import Job
 from serving.settings import Settings
 

@@ -21,7 +21,7 @@ from imaging.errors import BadParameter, Cancelled, IsletError
 from imaging.limits import MIB
 from imaging.threads import usable_cores
 from models.store import Store, default_store
-from serving.engine import Engines
+from serving.engines import Engines
 from serving.jobs.ledger import Claim
 from serving.jobs.parts import Parts
 from serving.jobs.queue import QUEUE_ERRORS
@@ -54,7 +54,7 @@ class Worker:
         self._parts = Parts.open(settings)
         threads = settings.threads or max(1, usable_cores() // max(1, settings.workers))
         memory_mb, idle_s = settings.model_memory_mb, settings.model_idle_s
-        self._engines = Engines(store, threads, memory_mb, idle_s)
+        self._engines = Engines(store, threads, memory_mb, idle_s, runtime=settings.runtime)
         self._status = Status()
         self._hold: Hold | None = None
         self._tended = -_TEND_S

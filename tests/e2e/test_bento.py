@@ -17,7 +17,7 @@ import yaml
 
 from imaging.writers.nifti import write_nifti
 from models.store import Store
-from serving.engine import Engines
+from serving.engines import Engines
 from serving.options import Options
 from serving.process import ROOT, free_port, running, serve_environment
 from serving.segment import files, segment

@@ -83,6 +83,7 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
         ("ISLET_KEEP_HOURS", "-1"),
         ("ISLET_QUEUE", "0"),
         ("ISLET_DEVICE", "tpu"),
+        ("ISLET_RUNTIME", "tensorflow"),
         ("ISLET_DATABASE", "mysql://x"),
     ],
 )

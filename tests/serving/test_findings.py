@@ -14,7 +14,7 @@ from models.confidence import Evidence, Finding, Lesion
 from models.manifest import Calibration, Trust
 from models.onnxfile import embed, parse, read_manifest
 from models.store import Store
-from serving.engine import Engines
+from serving.engines import Engines
 from serving.findings import notes, nothing_here, of_mask, of_structure
 from serving.options import Options
 from serving.report import table

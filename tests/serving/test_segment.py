@@ -22,7 +22,7 @@ from imaging.errors import (
 from imaging.read import read_volume
 from models.labels import values
 from models.store import Store
-from serving.engine import Engines
+from serving.engines import Engines
 from serving.options import Options
 from serving.segment import files, segment
 from tests.imaging.dicom_files import write_series

@@ -13,7 +13,7 @@ import pytest
 
 from imaging.limits import Limits
 from models.store import Store
-from serving.engine import Engines
+from serving.engines import Engines
 from serving.options import Options
 from serving.segment import files, segment
 from serving.settings import Settings

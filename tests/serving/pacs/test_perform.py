@@ -24,7 +24,7 @@ from imaging.errors import (
     ServerNotAllowed,
 )
 from models.store import Store
-from serving.engine import Engines
+from serving.engines import Engines
 from serving.jobs.record import Job, State
 from serving.jobs.task import Done, Task
 from serving.options import Options

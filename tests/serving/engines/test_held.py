@@ -24,8 +24,7 @@ from imaging.errors import (
 )
 from models.onnxfile import embed
 from models.store import Store, StoredModel
-from serving import engine as engine_module
-from serving.engine import Engine, Engines, footprint_mb, largest_file
+from serving.engines import Engine, Engines, footprint_mb, largest_file, onnx_runtime
 from tests.models.foreign_graphs import conv, endless
 from tests.models.manifests import manifest
 from tests.serving.tiny_model import CENTRES, publish
@@ -47,11 +46,11 @@ class Gated(Engine):
     waiting: dict[str, threading.Event]
     begun: list[str]
 
-    def __init__(self, model: StoredModel, device: str, threads: int | None) -> None:
+    def __init__(self, model: StoredModel, device: str, threads: int | None, runtime: str) -> None:
         self.begun.append(model.name)
         if model.name in self.waiting and not self.waiting[model.name].wait(20):
             raise AssertionError("nobody let it load")
-        super().__init__(model, device, threads)
+        super().__init__(model, device, threads, runtime)
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def test_cuda_where_there_is_none_is_refused_and_auto_takes_the_cpu(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        engine_module.ort, "get_available_providers", lambda: ["CPUExecutionProvider"]
+        onnx_runtime.ort, "get_available_providers", lambda: ["CPUExecutionProvider"]
     )
     model = store.resolve("starter")
     with pytest.raises(DeviceUnavailable, match="cpu or auto"):
@@ -77,11 +76,11 @@ def test_a_cuda_provider_that_does_not_start_is_no_cuda(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        engine_module.ort,
+        onnx_runtime.ort,
         "get_available_providers",
         lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
     )
-    monkeypatch.setattr(engine_module, "_try_cuda", lambda data, threads: None)
+    monkeypatch.setattr(onnx_runtime, "_try_cuda", lambda data, threads: None)
     assert Engine(store.resolve("starter"), "auto").device == "cpu"
 
 
