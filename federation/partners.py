@@ -19,7 +19,7 @@ from training.phantoms.sets import phantom_series, stranger_series
 from training.planting import Shapes
 from training.planting.sets import plant_set
 
-_ORGANS = ("pancreas", "kidney", "liver", "spleen")
+_ORGANS = ("pancreas", "kidney", "liver", "spleen", "gallbladder", "stomach", "duodenum")
 _LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst")
 
 

@@ -16,6 +16,10 @@ _OUTPUTS = (
     "kidney_cyst",
     "liver",
     "spleen",
+    # Else bowel is taken for kidney and spleen (docs/log.md).
+    "gallbladder",
+    "stomach",
+    "duodenum",
 )
 # The liver's are planted as liver: a dark spot in it is no hole.
 _LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst", "liver_tumor")
@@ -70,6 +74,9 @@ def starter(scale: Scale = "paper") -> Recipe:
             Cleanup("pancreas", keep_largest=1),
             Cleanup("liver", keep_largest=1),
             Cleanup("spleen", keep_largest=1),
+            Cleanup("gallbladder", keep_largest=1),
+            Cleanup("stomach", keep_largest=1),
+            Cleanup("duodenum", keep_largest=1),
             Cleanup("kidney", min_ml=5.0, paired=True),
             Cleanup("kidney_tumor", min_ml=0.3, attached=True),
             Cleanup("kidney_cyst", min_ml=0.3, attached=True),
