@@ -40,7 +40,7 @@ def tile(shape: Index, patch: Index, divisor: Index, overlap: float) -> Tiling:
 
     An axis shorter than the patch gets one patch of its own length, rounded up to the divisor: a
     small volume is seen in one pass. Patches are spread evenly, so that neighbours share at least
-    ``overlap`` of their length.
+    ``overlap`` of their length, and are no longer than so many of them must be.
 
     Args:
         shape: of the grid (Z, Y, X).
@@ -49,8 +49,10 @@ def tile(shape: Index, patch: Index, divisor: Index, overlap: float) -> Tiling:
     sizes, padded, starts = [], [], []
     for n, p, d in zip(shape, patch, divisor, strict=True):
         size = min(p, -(-n // d) * d)
+        steps = math.ceil(max(0, n - size) / _stride(size, overlap))
+        while size > d and size - d + steps * _stride(size - d, overlap) >= n:
+            size -= d
         length = max(n, size)
-        steps = math.ceil((length - size) / max(1, math.floor(size * (1 - overlap))))
         starts.append(tuple(round(i * (length - size) / max(steps, 1)) for i in range(steps + 1)))
         sizes.append(size)
         padded.append(length)
@@ -59,6 +61,10 @@ def tile(shape: Index, patch: Index, divisor: Index, overlap: float) -> Tiling:
         (padded[0], padded[1], padded[2]),
         (starts[0], starts[1], starts[2]),
     )
+
+
+def _stride(size: int, overlap: float) -> int:
+    return max(1, math.floor(size * (1 - overlap)))
 
 
 def weights(patch: Index) -> NDArray[np.float32]:

@@ -120,7 +120,7 @@ def stored_obliquely(volume: Volume, tilt: tuple[float, float, float]) -> Volume
 @pytest.mark.parametrize("dims", [2, 3])
 def test_an_oblique_ct_gives_the_same_masks_in_world_space(dims: int, scorer, tilt) -> None:
     make = deep_manifest if dims == 3 else flat_manifest
-    patch = (176, 208, 208) if dims == 3 else (1, 208, 208)
+    patch = (176, 240, 240) if dims == 3 else (1, 240, 240)
     # One patch, so that its borders do not move across the scene with the grid.
     made = make(sampling=Sampling((1.0, 1.0, 1.0)), patch=patch)
     volume = scene((96, 120, 108), (1.0, 1.0, 1.0))

@@ -43,7 +43,13 @@ def test_patches_cover_the_grid_and_overlap(z, y, x, overlap: float) -> None:
 def test_no_more_patches_than_needed() -> None:
     assert tile((64, 64, 64), (32, 32, 32), (8, 8, 8), 0.0).starts == ((0, 32),) * 3
     assert tile((64, 64, 64), (32, 32, 32), (8, 8, 8), 0.5).starts == ((0, 16, 32),) * 3
-    assert tile((65, 1, 33), (32, 32, 32), (8, 8, 8), 0.0).starts == ((0, 16, 33), (0,), (0, 1))
+    assert tile((65, 1, 33), (32, 32, 32), (8, 8, 8), 0.0).starts == ((0, 20, 41), (0,), (0, 9))
+
+
+def test_no_larger_patches_than_so_many_of_them_must_be() -> None:
+    tiling = tile((200, 96, 97), (192, 96, 96), (16, 16, 16), 0.25)
+    assert tiling.patch == (128, 96, 64)
+    assert [len(starts) for starts in tiling.starts] == [2, 1, 2]
 
 
 def test_a_small_grid_is_one_patch_of_its_own_size() -> None:
