@@ -52,24 +52,24 @@ _TINY = {"sampling": Sampling((6.0, 6.0, 6.0)), "steps": 200, "steps_per_epoch":
 
 
 def starter(scale: Scale = "paper") -> Recipe:
-    """A small 3D U-Net that sees and answers at 2 mm and works at 4 mm.
+    """A small 3D U-Net that sees and answers at 2.5 mm and works at 5 mm.
 
-    A patch shows 16 to 22 cm of a body, enough to know where in it one is, and costs what a plain
-    U-Net's of that size at 2.5 mm costs. What a hospital's scanner, protocol and patients vary is
-    drawn anew for every patch, far beyond the few real CTs; lesions come from planting and from
-    phantoms, since the real CTs have no lesion labels and are taken as free of them.
+    A patch shows 16 to 24 cm of a body, enough to know where in it one is. What a hospital's
+    scanner, protocol and patients vary is drawn anew for every patch, far beyond the few real CTs;
+    lesions come from planting and from phantoms, since the real CTs have no lesion labels and are
+    taken as free of them.
     """
     paper = Recipe(
         name="starter",
         architecture="subpixel_unet",
         options={"filters": [32, 64, 96, 128]},
         outputs=_OUTPUTS,
-        sampling=Sampling((2.0, 2.0, 2.0), body=True),
+        sampling=Sampling((2.5, 2.5, 2.5), body=True),
         intensity=Intensity((-160.0, 240.0), "signed"),
-        patch=(80, 112, 112),
+        patch=(64, 96, 96),
         overlap=0.25,
         # Seen whole, a trunk is more than its parts (docs/log.md), and no border is worked twice.
-        window=(96, 160, 224),
+        window=(96, 128, 176),
         cleanup=(
             Cleanup("pancreas", keep_largest=1),
             Cleanup("liver", keep_largest=1),
