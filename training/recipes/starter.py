@@ -69,7 +69,7 @@ def starter(scale: Scale = "paper") -> Recipe:
         patch=(64, 96, 96),
         overlap=0.25,
         # Seen whole, a trunk is more than its parts (docs/log.md), and no border is worked twice.
-        window=(96, 128, 176),
+        window=(112, 144, 192),
         cleanup=(
             Cleanup("pancreas", keep_largest=1),
             Cleanup("liver", keep_largest=1),
