@@ -3,6 +3,10 @@
 Pseudo-labels come from public models and thresholds, and leak where those do. A network trained on
 other cases has other faults; where the two disagree by more than an edge's width, nobody knows,
 and the voxel is marked so. The loss leaves it out, and the next model is trained on what is left.
+
+The CT itself is the third witness: what a model marks where the labels have nothing, and which is
+neither as dark or bright as the structure is elsewhere nor enclosed by it, is the model's mistake.
+Without it the bowel that a model takes for a kidney would be unknown, and never be unlearned.
 """
 
 from __future__ import annotations
@@ -15,8 +19,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes, generate_binary_structure, uniform_filter
 
 from imaging.errors import BadParameter
+from imaging.volume import Volume
 from imaging.writers.nifti import write_nifti
 from models.labels import BY_NAME, UNKNOWN
 from models.onnxfile import read_manifest
@@ -30,6 +36,8 @@ from training.runs import MODEL
 
 # Below this Dice the model is no witness: the structure's labels stay as they are.
 _CREDIBLE = 0.5
+# A structure's mean HU in cubes of this side lie between these percentiles, or so near to them.
+_CUBE_MM, _RANGE, _NEAR_HU = 10.0, (10.0, 90.0), 10.0
 
 # A case's label map by a model that has not seen the case.
 Witness = Callable[[Loaded], NDArray[np.uint8]]
@@ -59,7 +67,8 @@ def agreed(
     """A case's labels with the voxels unknown that a model calls otherwise.
 
     Disagreement along an edge is no news; only what is thicker than twice ``edge_mm`` becomes
-    unknown.
+    unknown. What the model alone calls a structure stays as labelled unless its HU are the
+    structure's own, or the structure's label surrounds it in its slice.
 
     Args:
         case: with its labels (values of ``models.labels``).
@@ -79,6 +88,8 @@ def agreed(
         if match < _CREDIBLE:
             either = np.isin(given, BY_NAME[name].value) | np.isin(other, BY_NAME[name].value)
             other[either] = given[either]
+    for name in names:
+        _overrule(other, given, case, BY_NAME[name].value)
     unknown = _thick(given != other, case.labels.geometry.spacing, edge_mm)
     labels = case.labels.array.copy()
     labels[unknown] = UNKNOWN
@@ -150,6 +161,34 @@ def table(found: Iterable[Agreement]) -> str:
             f"| {one.case} | {one.structure} | {one.dice:.3f} | {one.unknown_ml:.1f} | {note} |"
         )
     return "\n".join(lines)
+
+
+def _overrule(other: NDArray[np.uint8], given: NDArray[np.uint8], case: Loaded, value: int) -> None:
+    """Take back, in place, what a model calls a structure against labels and CT."""
+    alone = (other == value) & (given == 0)
+    if not alone.any():
+        return
+    inside = given == value
+    low, high = np.percentile(_levels(case.image, inside), _RANGE)
+    hu = _levels(case.image, alone)
+    wrong = alone.copy()
+    wrong[alone] = (hu < low - _NEAR_HU) | (hu > high + _NEAR_HU)
+    other[wrong & ~_enclosed(inside)] = 0
+
+
+def _levels(image: Volume, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """For each voxel of a mask, the mean HU of the mask's voxels around it; (n,)."""
+    side = [max(1, round(_CUBE_MM / s)) for s in image.geometry.spacing]
+    sums = uniform_filter(np.where(mask, image.array, 0).astype(np.float32), side)
+    parts = uniform_filter(mask.astype(np.float32), side)
+    return np.asarray(sums[mask] / parts[mask], np.float32)
+
+
+def _enclosed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask (Z, Y, X) with what it surrounds within each slice."""
+    flat = np.zeros((3, 3, 3), bool)
+    flat[1] = generate_binary_structure(2, 1)
+    return np.asarray(binary_fill_holes(mask, flat))
 
 
 def _thick(
