@@ -157,7 +157,7 @@ def test_a_real_recipe_in_a_real_process(tmp_path: Path) -> None:
     assert done.stdout.startswith(f"{out / 'model.onnx'}: starter-monet, 1 steps;")
     manifest = read_manifest(out / "model.onnx")
     assert manifest.architecture == "monet"
-    assert manifest.channels == 8
+    assert manifest.outputs == RECIPES["starter-monet"]("paper").outputs
 
 
 def test_a_set_is_made_checked_and_refused_when_spoiled(

@@ -58,7 +58,8 @@ def test_what_cannot_be_made_is_refused(
 def test_a_training_knows_that_they_hold_nothing() -> None:
     recipe = volumetric(sampling=Sampling(COARSE), strangers=5)
     cases = make_phantoms(recipe)
-    assert [case.name for case in cases] == ["head-0", "chest-1", "thighs-2", "water-3", "head-4"]
+    assert [case.name for case in cases] == [f"stranger-{n}" for n in range(5)]
+    assert len({case.hu.tobytes() for case in cases}) == 5
     assert all(case.phantom and case.annotated == recipe.outputs for case in cases)
     batch = Sampler(cases, dataclasses.replace(recipe, phantom_share=1.0)).batch(0)
     assert not batch.targets.any()
