@@ -67,7 +67,7 @@ STARTER: tuple[Partner, ...] = (
     ),
     Partner("d", ("kidney",), phantoms=8, strangers=8),
 )
-"""The federation of the released starter: five CTs at three sites, phantoms at two."""
+"""The federation of the released starter: five CTs at three sites, phantoms at a fourth."""
 
 
 def share_out(

@@ -15,10 +15,12 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imaging.errors import BadParameter, IsletError
 from imaging.files import write_whole
@@ -70,34 +72,43 @@ def choose(model: StoredModel, data: bytes, threads: int, wanted: str = "auto") 
 
 def same_masks(manifest: Manifest) -> tuple[str, ...]:
     """The runtimes of this machine that give a model's masks as ONNX Runtime gives them."""
-    return tuple(n for n in openvino.usable() if manifest.fidelity.get(n, 0.0) >= SAME_DICE)
+    same = {name for name, dice in manifest.fidelity.items() if dice >= SAME_DICE}
+    # OpenVINO loads for a model that may run on it, and for no other.
+    return tuple(name for name in openvino.usable() if name in same) if same else ()
 
 
-def _fastest(model: StoredModel, makers: dict[str, Callable[[], Runtime]], threads: int) -> Runtime:
+def _fastest(model: StoredModel, makers: Makers, threads: int) -> Runtime:
     """By a measurement made now, or remembered from this machine."""
     known, key = _remembered(), _key(model, sorted(makers), threads)
     if known.get(key) in makers:
         return makers[known[key]]()
-    runtimes: dict[str, Runtime] = {}
-    for name, make in makers.items():
+    given = _part_of_patch(model.manifest)
+    runtimes = {OnnxRuntime.name: makers[OnnxRuntime.name]()}
+    for name in makers.keys() - runtimes.keys():
         try:
-            runtimes[name] = make()
+            runtime = makers[name]()
+            runtime(given)
+            runtimes[name] = runtime
         except IsletError as error:
             logger.warning("%s does not run on %s: %s", model.reference, name, error)
-    taken = _seconds(runtimes, model.manifest)
+    taken = _seconds(runtimes, given)
     best = min(taken, key=taken.__getitem__)
     logger.info("%s runs on %s; seconds: %s", model.reference, best, taken)
     _remember({**known, key: best})
     return runtimes[best]
 
 
-def _seconds(runtimes: dict[str, Runtime], manifest: Manifest) -> dict[str, float]:
-    """The median time of each on a part of a patch, in turns."""
+def _part_of_patch(manifest: Manifest) -> NDArray[np.float32]:
+    """A network input of half a patch's sides."""
     sides = [
         max(d, p // _SHARE // d * d) for p, d in zip(manifest.patch, manifest.divisor, strict=True)
     ]
-    patch = np.random.default_rng(0).standard_normal((1, 1, *sides[3 - manifest.dims :]))
-    given = patch.astype(np.float32)
+    shape = (1, 1, *sides[3 - manifest.dims :])
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def _seconds(runtimes: dict[str, Runtime], given: NDArray[np.float32]) -> dict[str, float]:
+    """The median time of each on an input, in turns after one that does not count."""
     taken: dict[str, list[float]] = {name: [] for name in runtimes}
     for turn in range(_TURNS + 1):
         for name, runtime in runtimes.items():
@@ -109,9 +120,9 @@ def _seconds(runtimes: dict[str, Runtime], manifest: Manifest) -> dict[str, floa
 
 
 def _key(model: StoredModel, names: list[str], threads: int) -> str:
-    return " ".join(
-        [model.sha256, platform.processor() or platform.machine(), str(threads), *names]
-    )
+    """All that the choice depends on; the machine by its name, since homes are shared."""
+    versions = [f"{name}-{version(name)}" for name in ("onnxruntime", "openvino")]
+    return " ".join([model.sha256, platform.node(), f"{threads} threads", *names, *versions])
 
 
 def _file() -> Path:

@@ -32,10 +32,10 @@ def compare(path: Path, cts: Sequence[Path]) -> dict[str, float]:
         cts: what ``imaging.read.read_volume`` takes.
 
     Returns:
-        By the runtimes' names, those that this machine has; 1.0 where nothing is found by any.
+        By the runtimes' names, those that this machine has.
 
     Raises:
-        BadParameter: no CT, or no other runtime here.
+        BadParameter: no CT, none in which ONNX Runtime finds anything, or no other runtime here.
         BadManifest, CorruptModel, InputError: of the file and the CTs.
     """
     names = openvino.usable()
@@ -48,15 +48,14 @@ def compare(path: Path, cts: Sequence[Path]) -> dict[str, float]:
     plain = OnnxRuntime(data, path.name, "cpu", threads)
     others = {name: OpenVino(data, path.name, threads, name) for name in names}
     sums = {name: np.zeros((3, len(manifest.outputs)), np.int64) for name in names}
-    for ct in cts:
-        volume = read_volume(ct)
-
-        def labels(scorer: Scorer, volume: Volume = volume) -> NDArray[np.uint8]:
-            return predict(volume, manifest, scorer, keep_doubtful=True).labels.array
-
-        expected = labels(plain)
+    for volume in map(read_volume, cts):
+        expected = _labels(volume, manifest, plain)
         for name, other in others.items():
-            sums[name] += _overlaps(expected, labels(other), manifest)
+            sums[name] += _overlaps(expected, _labels(volume, manifest, other), manifest)
+    if not any(one.any() for _, one, _ in sums.values()):
+        raise BadParameter(
+            f"{path.name} finds nothing in these CTs, so nothing can be compared; name others."
+        )
     return {name: _least_dice(found) for name, found in sums.items()}
 
 
@@ -68,6 +67,10 @@ def record(path: Path, fidelity: dict[str, float]) -> Manifest:
     """
     manifest = dataclasses.replace(read_manifest(path), fidelity=fidelity)
     return embed(parse(path)[0], manifest, path)
+
+
+def _labels(volume: Volume, manifest: Manifest, scorer: Scorer) -> NDArray[np.uint8]:
+    return predict(volume, manifest, scorer, keep_doubtful=True).labels.array
 
 
 def _overlaps(a: NDArray[np.uint8], b: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.int64]:
@@ -84,4 +87,4 @@ def _overlaps(a: NDArray[np.uint8], b: NDArray[np.uint8], manifest: Manifest) ->
 def _least_dice(sums: NDArray[np.int64]) -> float:
     both, one, other = sums
     there = (one + other) > 0
-    return float(np.min(2 * both[there] / (one + other)[there], initial=1.0))
+    return float(np.min(2 * both[there] / (one + other)[there]))

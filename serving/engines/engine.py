@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -111,19 +112,18 @@ def largest_file(memory_mb: int) -> int:
 
 def check_device(device: str) -> None:
     """Raise ``BadParameter`` unless ``device`` is one of ``DEVICES``."""
-    if device not in DEVICES:
-        raise BadParameter(
-            f"There is no device {device[:64]!r}; use one of {', '.join(DEVICES)}.",
-            device=device[:64],
-            known=list(DEVICES),
-        )
+    _check("device", device, DEVICES)
 
 
 def check_runtime(runtime: str) -> None:
     """Raise ``BadParameter`` unless ``runtime`` is one of ``RUNTIMES``."""
-    if runtime not in RUNTIMES:
+    _check("runtime", runtime, RUNTIMES)
+
+
+def _check(kind: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
         raise BadParameter(
-            f"There is no runtime {runtime[:64]!r}; use one of {', '.join(RUNTIMES)}.",
-            runtime=runtime[:64],
-            known=list(RUNTIMES),
+            f"There is no {kind} {given[:64]!r}; use one of {', '.join(known)}.",
+            **{kind: given[:64]},
+            known=list(known),
         )

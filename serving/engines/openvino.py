@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -51,29 +52,36 @@ class OpenVino:
                 "onnxruntime.",
                 model=reference,
             ) from error
-        # The requests that run, and whether each was stopped.
-        self._running: dict[openvino.InferRequest, bool] = {}
+        self._running: set[_Run] = set()
 
     def __call__(self, patches: NDArray[np.float32]) -> NDArray[Any]:
         # A request a call: threads share the engine, and what a patch took is free after it.
-        request = self._compiled.create_infer_request()
-        self._running[request] = False
+        run = _Run(self._compiled.create_infer_request())
+        self._running.add(run)
         try:
-            request.start_async({0: patches}, share_inputs=True)
-            request.wait()
-            scores: NDArray[Any] = request.get_output_tensor(0).data
+            run.request.start_async({0: patches}, share_inputs=True)
+            run.request.wait()
+            scores: NDArray[Any] = run.request.get_output_tensor(0).data
         except RuntimeError as error:
-            if self._running[request]:
+            if run.stopped:
                 raise Cancelled(STOPPED) from error
             raise failure("OpenVINO", self._reference, self.device, error) from error
         finally:
-            del self._running[request]
+            self._running.discard(run)
         return scores
 
     def stop(self) -> None:
-        for request in tuple(self._running):
-            self._running[request] = True
-            request.cancel()
+        for run in tuple(self._running):
+            run.stopped = True
+            run.request.cancel()
+
+
+@dataclass(eq=False)
+class _Run:
+    """An inference under way."""
+
+    request: openvino.InferRequest
+    stopped: bool = False
 
 
 def usable() -> tuple[str, ...]:

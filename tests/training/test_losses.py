@@ -188,6 +188,48 @@ def test_an_unlabelled_voxel_pushes_background_and_unknown_alike(seed: int) -> N
     assert (x.grad[:, 1] >= -1e-9).all(), "the known one is"
 
 
+def by_autograd(
+    x: torch.Tensor, t: torch.Tensor, folds: torch.Tensor, smooth: float, log: bool
+) -> torch.Tensor:
+    """The loss written the long way: probabilities summed along the fold, every voxel kept."""
+    losses = []
+    for logit, seen, fold_of in zip(x.flatten(2), t.flatten(1), folds, strict=True):
+        p = torch.zeros_like(logit).index_add(0, fold_of, logit.softmax(0))
+        known = seen >= 0
+        truth = functional.one_hot(fold_of[seen.clamp_min(0)], len(fold_of)).T * known
+        entropy = -((p * truth).sum(0)[known]).log().mean()
+        both, size = (p * truth).sum(1), (p * known).sum(1) + truth.sum(1)
+        shown = [c for c in fold_of.unique().tolist() if c and (truth[c].any() or not log)]
+        dice = ((2 * both + smooth) / (size + smooth))[shown]
+        losses.append(entropy + (-dice.log() if log else 1 - dice).mean())
+    return torch.stack(losses).mean()
+
+
+@quick
+@given(
+    seed=st.integers(0, 10**6),
+    annotated=annotations,
+    log=st.booleans(),
+    part=st.sampled_from([0.0, 0.3]),
+)
+def test_values_and_gradients_are_those_of_autograd(
+    seed: int, annotated: list[str], log: bool, part: float
+) -> None:
+    known = fold(OUTPUTS, ["pancreas", *annotated])
+    folds = torch.stack([known, torch.arange(6)])
+    t = targets(seed).clone()
+    t[torch.rand(t.shape, generator=torch.Generator().manual_seed(seed)) < part] = UNKNOWN
+    # Both samples hold a structure that they annotate.
+    t.flatten(1)[:, 0] = 1
+    loss = marginal_log_dice_ce if log else marginal_dice_ce
+    one, other = (logits(seed).requires_grad_() for _ in range(2))
+    found, expected = loss(one, t, folds, 2.0), by_autograd(other, t, folds, 2.0, log)
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(one.grad, other.grad, atol=1e-6, rtol=1e-4)
+
+
 @every_form
 @pytest.mark.parametrize("size", [1e2, 1e4, 1e30])
 @pytest.mark.parametrize("annotated", [OUTPUTS, ("pancreas", "kidney"), ("liver",)])

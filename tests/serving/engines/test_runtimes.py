@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 from onnx import helper
 
 from imaging.errors import BadParameter, Cancelled, CorruptModel, ModelError
+from imaging.writers.nifti import write_nifti
 from models.onnxfile import embed, parse, read_manifest
 from models.store import Store, StoredModel
 from serving.engines import Engine, Engines, choice, openvino
@@ -23,7 +26,7 @@ from serving.engines.onnx_runtime import OnnxRuntime
 from serving.engines.openvino import OpenVino
 from tests.models.foreign_graphs import axes, conv, model
 from tests.models.manifests import manifest
-from tests.serving.tiny_model import CENTRES, graph
+from tests.serving.tiny_model import CENTRES, boxes_ct, graph
 
 pytestmark = pytest.mark.skipif(not openvino.usable(), reason="OpenVINO is not installed")
 
@@ -148,8 +151,12 @@ def test_the_fastest_is_found_once_a_machine(
     assert Engine(same).runtime == "openvino"
     assert len(measured) == 1
     assert set(measured[0]) == {"openvino", "onnxruntime"}
-    # For other threads it may be another one, and what is broken on disk is measured again.
-    Engine(same, threads=1)
+    # On another machine or for other threads it may be another one, and what is broken on disk is
+    # measured again.
+    (key,) = json.loads(cache.read_text())
+    assert platform.node() in key
+    assert f"openvino-{version('openvino')}" in key
+    Engine(same, threads=7)
     cache.write_text("[")
     assert Engine(same).runtime == "openvino"
     assert len(measured) == 3
@@ -181,6 +188,30 @@ def test_a_runtime_that_does_not_open_is_left_out(
     assert list(measured[0]) == ["onnxruntime"]
 
 
+def test_a_runtime_that_fails_over_a_patch_is_left_out(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    measured: list[dict[str, float]],
+) -> None:
+    def failing(*_: object) -> None:
+        raise ModelError("no memory")
+
+    monkeypatch.setattr(OpenVino, "__call__", failing)
+    assert Engine(again(store, tmp_path, openvino=1.0)).runtime == "onnxruntime"
+    assert list(measured[0]) == ["onnxruntime"]
+
+
+def test_a_model_that_may_not_run_on_it_does_not_load_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> tuple[str, ...]:
+        raise AssertionError("OpenVINO was loaded")
+
+    monkeypatch.setattr(openvino, "usable", asked)
+    assert Engine(store.resolve("starter")).runtime == "onnxruntime"
+
+
 def test_masks_are_compared_and_the_manifest_holds_it(store: Store, ct: Path) -> None:
     path = store.resolve("starter").path
     found = compare(path, [ct, ct])
@@ -205,9 +236,13 @@ def test_a_runtime_that_marks_other_voxels_is_found_out(
 
 
 def test_nothing_to_compare_is_refused(
-    store: Store, ct: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = store.resolve("starter").path
+    air = np.full(boxes_ct()[0].array.shape, -100, np.int16)
+    write_nifti(boxes_ct()[0].with_array(air), tmp_path / "air.nii.gz")
+    with pytest.raises(BadParameter, match="finds nothing in these CTs"):
+        compare(path, [tmp_path / "air.nii.gz"])
     with pytest.raises(BadParameter, match="at least one CT"):
         compare(path, [])
     monkeypatch.setattr(openvino, "usable", lambda: ())
