@@ -19,7 +19,7 @@ import onnx
 from imaging.errors import InputTooLarge, ModelError, ModelRefused
 from imaging.limits import MIB
 from models.manifest import Manifest
-from models.onnxfile import check_graph, embed, graph_sha256, parse, read_manifest
+from models.onnxfile import check_graph, embed, graph_sha256, parse, read_finder, read_manifest
 from models.store import Store, StoredModel, check_alias
 from models.trial import attempt
 
@@ -107,7 +107,7 @@ def _describe(file: Path, text: str, path: Path) -> None:
             f"weights_sha256 {stated[:64]}; send the file that belongs to it.",
             expected=stated[:64],
         )
-    embed(model, manifest, path)
+    embed(model, manifest, path, read_finder(data, manifest.finder) if manifest.finder else None)
 
 
 def _problems(graph: onnx.GraphProto, manifest: Manifest) -> Iterator[str]:

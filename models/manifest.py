@@ -11,13 +11,15 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from imaging.errors import BadManifest
+from models.fields import freeze
 from models.labels import BY_NAME
 
 METADATA_KEY = "islet.manifest"
+# Base64 of the finder's ONNX file, where the manifest has one.
+FINDER_KEY = "islet.finder"
 SCHEMA = 1
 BACKGROUND = "background"
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -39,7 +41,7 @@ class Sampling:
     body: bool = False
 
     def __post_init__(self) -> None:
-        _freeze(self, "spacing_mm", "size")
+        freeze(self, "spacing_mm", "size")
         if self.body and any(size is not None for size in self.size):
             raise BadManifest("A grid of given size covers the whole extent, not the body alone.")
         for spacing, size in zip(self.spacing_mm, self.size, strict=True):
@@ -65,7 +67,7 @@ class Intensity:
     scale: str = "unit"
 
     def __post_init__(self) -> None:
-        _freeze(self, "window_hu")
+        freeze(self, "window_hu")
         if not self.window_hu[0] < self.window_hu[1]:
             raise BadManifest(f"window_hu must be (low, high), not {self.window_hu}.")
         if self.scale not in ("unit", "signed", "scan"):
@@ -92,7 +94,7 @@ class Cleanup:
     attached: bool = False
 
     def __post_init__(self) -> None:
-        _freeze(self)
+        freeze(self)
         if self.attached and (
             self.structure not in BY_NAME or BY_NAME[self.structure].parent is None
         ):
@@ -127,7 +129,7 @@ class Trust:
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        _freeze(self)
+        freeze(self)
         if self.certainty < 0 or self.size < 0:
             raise BadManifest(
                 f"certainty {self.certainty} and size {self.size} must not be negative: more "
@@ -155,7 +157,7 @@ class Calibration:
     fitted: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _freeze(self, "trust")
+        freeze(self, "trust")
         if not 1e-3 <= self.temperature <= 1e3:
             raise BadManifest(f"temperature {self.temperature} is outside 0.001 to 1000.")
         names = [entry.structure for entry in self.trust]
@@ -170,6 +172,49 @@ class Calibration:
             BadManifest, TypeError, KeyError: a missing or unknown field, or one out of range.
         """
         return cls(**{**raw, "trust": tuple(Trust(**entry) for entry in raw.get("trust", ()))})
+
+
+@dataclass(frozen=True)
+class Finder:
+    """A small network, kept in the same file, that says which part of a CT the model need visit.
+
+    Its channel 0 is the background, the rest whatever the model looks for.
+
+    Attributes:
+        spacing_mm: about what it sees; whole voxels of the model's grid are averaged.
+        divisor: its inputs have sides that are multiples of it (per axis, Z, Y, X).
+        sha256: of its own ONNX file.
+        likely: the probability of any structure from which a voxel is taken for part of one.
+        sure, least_ml: a connected part that has nowhere so much probability, or is smaller, is
+            not counted; without the rest the model visits everything.
+        margin_mm: around what is found, that the model sees besides.
+        fitted: for people: what it spares, and what of the masks it costs.
+    """
+
+    spacing_mm: float
+    divisor: tuple[int, int, int]
+    sha256: str
+    likely: float = 0.3
+    sure: float = 0.95
+    least_ml: float = 15.0
+    margin_mm: float = 20.0
+    fitted: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        freeze(self, "divisor")
+        if not 1 <= self.spacing_mm <= 50:
+            raise BadManifest(f"A finder's spacing {self.spacing_mm} mm is outside 1 to 50 mm.")
+        if min(self.divisor) < 1 or max(self.divisor) > 256:
+            raise BadManifest(f"A finder's divisor {self.divisor} is outside 1 to 256.")
+        if not 0 < self.likely <= self.sure <= 1:
+            raise BadManifest(
+                f"likely {self.likely} and sure {self.sure} must ascend within (0, 1]."
+            )
+        if not (0 <= self.margin_mm <= 500 and 0 <= self.least_ml <= 1e4):
+            raise BadManifest(
+                f"margin_mm {self.margin_mm} is outside 0 to 500, or least_ml {self.least_ml} "
+                "outside 0 to 10000."
+            )
 
 
 @dataclass(frozen=True)
@@ -198,7 +243,7 @@ class Provenance:
     created: str | None = None
 
     def __post_init__(self) -> None:
-        _freeze(self, "data")
+        freeze(self, "data")
         if self.scope not in ("global", "local", "central"):
             raise BadManifest(f"scope must be global, local or central, not {self.scope!r}.")
 
@@ -224,6 +269,7 @@ class Manifest:
         calibration: of the confidences; the default trusts nothing and leaves nothing out.
         fidelity: of other runtimes by their names, the least Dice of any mask with that of ONNX
             Runtime; see ``islet models compare``. One that is not named is not used.
+        finder: of the part of a CT that is visited; without one all of it is.
     """
 
     name: str
@@ -245,9 +291,10 @@ class Manifest:
     schema: int = SCHEMA
     calibration: Calibration = field(default_factory=Calibration)
     fidelity: dict[str, float] = field(default_factory=dict)
+    finder: Finder | None = None
 
     def __post_init__(self) -> None:
-        _freeze(self, "patch", "divisor", "outputs", "cleanup")
+        freeze(self, "patch", "divisor", "outputs", "cleanup")
         for problem in self._problems():
             raise BadManifest(f"Manifest of {self.name[:64]!r}: {problem}.")
 
@@ -266,6 +313,8 @@ class Manifest:
             found.append(f"activation must be softmax or sigmoid, not {self.activation!r}")
         if not all(0 <= dice <= 1 for dice in self.fidelity.values()):
             found.append(f"fidelity {self.fidelity} must be Dice, from 0 to 1")
+        if self.finder and self.intensity.scale == "scan":
+            found.append("what a finder sees cannot be scaled by the whole scan")
         trusted = (entry.structure for entry in self.calibration.trust)
         named = (*self.outputs, *(step.structure for step in self.cleanup), *trusted)
         unknown = [name for name in named if name not in BY_NAME]
@@ -305,58 +354,11 @@ class Manifest:
             raw["provenance"] = Provenance(**raw["provenance"])
             raw["cleanup"] = tuple(Cleanup(**c) for c in raw.get("cleanup", ()))
             raw["calibration"] = Calibration.from_raw(raw.get("calibration", {}))
+            finder = raw.get("finder")
+            raw["finder"] = None if finder is None else Finder(**finder)
             return cls(**raw)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise BadManifest(
                 f"The manifest does not parse ({type(error).__name__}: {error}); correct it, or "
                 "export the model again with `islet export`."
             ) from error
-
-
-def _freeze(value: Any, *names: str) -> None:
-    """Turn lists that came from JSON into tuples, so that a frozen value is one; check all types.
-
-    Raises:
-        BadManifest: a field of another type than it is declared with, or a number that JSON has
-            not (NaN, infinity).
-    """
-    for name in names:
-        if isinstance(getattr(value, name), list):
-            object.__setattr__(value, name, tuple(getattr(value, name)))
-    hints = get_type_hints(type(value))
-    for declared in dataclasses.fields(value):
-        found = getattr(value, declared.name)
-        if not _fits(found, hints[declared.name]):
-            raise BadManifest(f"{declared.name} must be {declared.type}, not {repr(found)[:80]}.")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is one of a declared type; only the types that a manifest is made of."""
-    args = get_args(hint)
-    if hint is Any:
-        return _is_json(value)
-    if get_origin(hint) is UnionType:
-        return any(_fits(value, option) for option in args)
-    if get_origin(hint) is dict:
-        return isinstance(value, dict) and all(
-            _fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items()
-        )
-    if get_origin(hint) is tuple:
-        options = args[:1] * len(value) if args[-1] is ... else args
-        return (
-            isinstance(value, tuple)
-            and len(value) == len(options)
-            and all(map(_fits, value, options))
-        )
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        # To Python True is an integer; to a manifest it is not.
-        return isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
-    return math.isfinite(value) and (hint is float or (hint is int and isinstance(value, int)))
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError, RecursionError):
-        return False
-    return True

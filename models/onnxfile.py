@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,20 +16,69 @@ from numpy.typing import NDArray
 
 from imaging.errors import BadManifest, CorruptModel
 from imaging.files import write_whole
-from models.manifest import METADATA_KEY, Manifest
+from models.manifest import FINDER_KEY, METADATA_KEY, Finder, Manifest
 
 # Operators outside the standard domains could load native code into the server.
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 
 
-def embed(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Manifest:
-    """Write the graph with its manifest; returns the manifest with the weights' hash set."""
+def embed(
+    model: onnx.ModelProto, manifest: Manifest, path: Path, finder: bytes | None = None
+) -> Manifest:
+    """Write the graph with its manifest; returns the manifest with the weights' hash set.
+
+    Args:
+        model: the graph.
+        manifest: what the file will say of itself.
+        path: of the file.
+        finder: an ONNX file, where the manifest has a finder.
+    """
     manifest = dataclasses.replace(manifest, weights_sha256=graph_sha256(model))
+    entries = {METADATA_KEY: manifest.to_json()}
+    if finder is not None:
+        entries[FINDER_KEY] = base64.b64encode(finder).decode()
     del model.metadata_props[:]
-    entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, manifest.to_json()
+    for key, value in entries.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
     write_whole(path, model.SerializeToString())
     return manifest
+
+
+def read_finder(data: bytes, finder: Finder) -> bytes:
+    """The ONNX file of the finder inside a model's.
+
+    Args:
+        data: the model's file.
+        finder: as its manifest describes it.
+
+    Raises:
+        CorruptModel: no ONNX file, or other bytes than the manifest's hash; external data or
+            custom operators in them.
+    """
+    return _finder_of(_parsed(data, "The model"), finder, "The model")
+
+
+def redescribe(path: Path, finder_file: bytes | None = None, **changes: Any) -> Manifest:
+    """Change fields of a file's manifest; the graph stays as it is, and the finder where it may.
+
+    Args:
+        path: of a file that describes itself.
+        finder_file: the ONNX file of another finder, which goes with the field ``finder``.
+        changes: fields of the manifest.
+
+    Returns:
+        The manifest as it is now.
+
+    Raises:
+        CorruptModel, BadManifest: see :func:`read_identity`.
+    """
+    before = read_manifest(path)
+    manifest = dataclasses.replace(before, **changes)
+    model, data = parse(path)
+    if finder_file is None and manifest.finder is not None:
+        finder_file = read_finder(data, manifest.finder)
+    return embed(model, manifest, path, finder_file)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -66,6 +117,8 @@ def read_identity(path: Path) -> tuple[Manifest, str]:
             found=found,
             expected=manifest.weights_sha256,
         )
+    if manifest.finder is not None:
+        _finder_of(model, manifest.finder, name)
     return manifest, hashlib.sha256(data).hexdigest()
 
 
@@ -93,13 +146,41 @@ def parse(path: Path) -> tuple[onnx.ModelProto, bytes]:
     Raises:
         CorruptModel: not an ONNX file.
     """
+    name = Path(path).name
     try:
         data = Path(path).read_bytes()
-        return onnx.load_model_from_string(data), data
-    except (DecodeError, OSError, ValueError) as error:
+    except OSError as error:
+        raise _unreadable(name, error) from error
+    return _parsed(data, name), data
+
+
+def _parsed(data: bytes, name: str) -> onnx.ModelProto:
+    try:
+        return onnx.load_model_from_string(data)
+    except (DecodeError, ValueError) as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> CorruptModel:
+    return CorruptModel(
+        f"{name} is no readable ONNX file ({type(error).__name__}); export it again."
+    )
+
+
+def _finder_of(model: onnx.ModelProto, finder: Finder, name: str) -> bytes:
+    """The finder's file in a model's metadata, when it is the one of the manifest."""
+    entry = {p.key: p.value for p in model.metadata_props}.get(FINDER_KEY, "")
+    try:
+        data = base64.b64decode(entry, validate=True)
+    except ValueError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != finder.sha256:
         raise CorruptModel(
-            f"{Path(path).name} is no readable ONNX file ({type(error).__name__}); export it again."
-        ) from error
+            f"{name} holds another finder than its manifest says, or none; attach it again with "
+            "`islet models finder`."
+        )
+    check_graph(_parsed(data, f"The finder in {name}"), f"The finder in {name}")
+    return data
 
 
 def graph_sha256(model: onnx.ModelProto) -> str:

@@ -130,6 +130,18 @@ def connected_parts(mask: NDArray[np.bool_]) -> sitk.Image:
     return sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), True)
 
 
+def seeded_parts(
+    mask: NDArray[np.bool_], seeds: NDArray[np.bool_], least: float
+) -> NDArray[np.bool_]:
+    """The connected parts of a mask (Z, Y, X) that hold a seed and have so many voxels."""
+    parts = sitk.GetArrayFromImage(connected_parts(mask))
+    large = np.bincount(parts.ravel()) >= least
+    seeded = np.zeros_like(large)
+    seeded[parts[mask & seeds]] = True
+    kept: NDArray[np.bool_] = (large & seeded)[parts]
+    return kept
+
+
 def _one_a_side(parts: NDArray[Any], kept: NDArray[Any], middle: int) -> NDArray[Any]:
     """Of the kept components, numbered by size, each side's largest; sorted."""
     count = int(parts.max()) + 1

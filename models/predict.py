@@ -11,19 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imaging.errors import CorruptModel
 from imaging.geometry import Geometry
 from imaging.resample import resample_nearest
 from imaging.volume import Volume, from_canonical, to_canonical
 from models.confidence import Finding, judge, sureness
+from models.finder import Box, reaches_beyond, region
 from models.manifest import Manifest
 from models.postprocess import clean, decide
 from models.preprocess import normalise, to_model_grid
+from models.scorer import Scorer, checked
 from models.tiling import Tiling, tile, weights
 
-# Network inputs in, scores (logits or probabilities) out, both float32:
-# (N, 1, Y, X) -> (N, C, Y, X) for 2D models, (N, 1, Z, Y, X) -> (N, C, Z, Y, X) for 3D ones.
-Scorer = Callable[[NDArray[np.float32]], NDArray[Any]]
 # Called with the step's name ("preprocess", "network", "postprocess") and the part done, 0..1.
 Progress = Callable[[str, float], None]
 
@@ -50,6 +48,7 @@ def predict(
     scorer: Scorer,
     progress: Progress | None = None,
     keep_doubtful: bool = False,
+    finder: Scorer | None = None,
 ) -> Prediction:
     """Segment a CT.
 
@@ -59,12 +58,14 @@ def predict(
         scorer: the network.
         progress: told of every step; raising in it stops the work.
         keep_doubtful: also what has less confidence than the manifest asks for.
+        finder: the network of the manifest's finder; without it all of the CT is visited.
     """
     tell = progress or _silent
     tell("preprocess", 0.0)
     image, grid = network_input(volume, manifest)
     tell("network", 0.0)
-    labels, sure = label_grid(image, manifest, scorer, tell)
+    box = region(image, grid, manifest, finder) if finder else None
+    labels, sure = _label_box(image, box, manifest, scorer, tell)
     tell("postprocess", 0.0)
     labels = clean(labels, manifest.cleanup, grid.voxel_ml)
     labels, findings = judge(labels, sure, grid, manifest, keep_doubtful)
@@ -79,6 +80,27 @@ def network_input(volume: Volume, manifest: Manifest) -> tuple[NDArray[np.float3
     """A CT as a model's network sees it (Z, Y, X), and where that lies."""
     seen = to_model_grid(volume, manifest.sampling)
     return normalise(seen.array, manifest.intensity), seen.geometry
+
+
+def _label_box(
+    image: NDArray[np.float32],
+    box: Box | None,
+    manifest: Manifest,
+    scorer: Scorer,
+    tell: Progress,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """What :func:`label_grid` gives, worked out within a box and 0 around it.
+
+    A structure that goes on beyond the box shows that it is too small, and all is visited.
+    """
+    if box is None:
+        return label_grid(image, manifest, scorer, tell)
+    inside = label_grid(image[box], manifest, scorer, tell)
+    if reaches_beyond(inside[0] > 0, box, image.shape):
+        return label_grid(image, manifest, scorer, tell)
+    labels, sure = np.zeros((2, *image.shape), np.uint8)
+    labels[box], sure[box] = inside
+    return labels, sure
 
 
 def label_grid(
@@ -176,7 +198,7 @@ class _Network:
     def _scores(self, slab: NDArray[np.float32]) -> NDArray[Any]:
         flat = self._manifest.dims == 2
         patches = slab[:, None] if flat else slab[None, None]
-        scores = _checked(self._scorer(np.ascontiguousarray(patches)), patches, self._manifest)
+        scores = checked(self._scorer(np.ascontiguousarray(patches)), patches, self._manifest)
         self._done += 1
         self._tell("network", self._done / self._count)
         return scores.swapaxes(0, 1) if flat else scores[0]
@@ -209,24 +231,6 @@ def _walk_3d(image: NDArray[np.float32], network: _Network) -> Slab:
         # What the next row reaches too: of what was weighed already, and of this row alone.
         fresh = max(reached, count)
         carried = np.concatenate([front[:, done:], row[:, fresh:] * window[fresh:]], axis=1)
-
-
-def _checked(
-    scores: NDArray[Any], patches: NDArray[np.float32], manifest: Manifest
-) -> NDArray[Any]:
-    """The scores, when they are what the manifest promises for such patches."""
-    scores = np.asarray(scores)
-    wanted = (patches.shape[0], manifest.channels, *patches.shape[2:])
-    if scores.shape != wanted:
-        raise CorruptModel(
-            f"{manifest.name} gave scores of shape {scores.shape} where its manifest promises "
-            f"{wanted}; export it again."
-        )
-    if not np.isfinite(scores).all():
-        raise CorruptModel(
-            f"{manifest.name} gave scores that are not finite; use another version of it."
-        )
-    return scores
 
 
 def _silent(step: str, done: float) -> None:

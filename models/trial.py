@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from imaging.errors import IsletError, ModelRefused
 from imaging.limits import MIB
 from models.manifest import Manifest
+from models.scorer import Scorer
 
 # One patch of the largest models of this field takes a few GB and, on one core, a minute or two.
 MEMORY_MB = 8192
@@ -95,28 +96,11 @@ def main(path: Path, memory_mb: int) -> int:
 def problem(path: Path, memory_mb: int = MEMORY_MB) -> str | None:
     """What is wrong with the scores of a file, run in this process; ``None`` when nothing is."""
     # Loaded in the process alone: what else needs this file asks for sizes and starts processes.
-    import onnxruntime as ort
-
     from models.onnxfile import read_manifest
-    from models.predict import label_grid
 
     manifest = read_manifest(path)
-    ort.set_default_logger_severity(4)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.enable_cpu_mem_arena = False
-    lowest: list[float] = []
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-
-        def scorer(patches: NDArray[np.float32]) -> NDArray[Any]:
-            scores: NDArray[Any] = session.run(None, {name: patches})[0]
-            lowest.append(float(scores.min()))
-            return scores
-
-        for image in _images(manifest):
-            label_grid(image, manifest, scorer, _untold)
+        lowest = _lowest_score(path, manifest)
     except IsletError as error:
         return error.message
     except MemoryError:
@@ -128,12 +112,47 @@ def problem(path: Path, memory_mb: int = MEMORY_MB) -> str | None:
             f"ONNX Runtime does not run the model on its own patch {manifest.patch} "
             f"({type(error).__name__}: {str(error)[:300]}); compare the manifest with the graph."
         )
-    if manifest.activation == "sigmoid" and min(lowest) >= 0:
+    if manifest.activation == "sigmoid" and lowest >= 0:
         return (
             "No score on noise is below 0, so every voxel would be in every structure: sigmoid "
             "models give logits; export it without its last activation."
         )
     return None
+
+
+def _lowest_score(path: Path, manifest: Manifest) -> float:
+    """Of all that the network gives for noise; the finder's runs too, where there is one."""
+    from models.finder import chances
+    from models.onnxfile import read_finder
+    from models.predict import label_grid
+
+    lowest: list[float] = []
+    network = _network(str(path))
+
+    def scorer(patches: NDArray[np.float32]) -> NDArray[Any]:
+        scores = network(patches)
+        lowest.append(float(scores.min()))
+        return scores
+
+    images = _images(manifest)
+    for image in images:
+        label_grid(image, manifest, scorer, _untold)
+    if manifest.finder is not None:
+        finder = _network(read_finder(path.read_bytes(), manifest.finder))
+        chances(images[0], manifest.finder, finder)
+    return min(lowest)
+
+
+def _network(file: str | bytes) -> Scorer:
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(4)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda patches: session.run(None, {name: patches})[0]
 
 
 def _untold(_step: str, _part: float) -> None:

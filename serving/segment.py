@@ -127,7 +127,7 @@ def segment(
     watch("read", 0.0)
     volume = _read(source, options, limits)
     keep = options.doubtful == "keep"
-    found = predict(volume, model.manifest, engine, watch, keep)
+    found = predict(volume, model.manifest, engine, watch, keep, engine.finder)
     said = (*options.notes(model.manifest), *notes(found.findings, model.manifest))
     labels = Volume(
         np.ascontiguousarray(found.labels.array),

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import Manifest
-from models.predict import Scorer, predict
+from models.predict import predict
+from models.scorer import Scorer
 from training.cases import Case, Loaded, load
 from training.metrics import dice, mask_of, scorable, volume_error_ml
 from training.surfaces import (

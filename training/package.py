@@ -20,8 +20,8 @@ from models.architectures import ARCHITECTURES
 from models.architectures.dynamic_head import DynamicHead
 from models.export import Parity, export
 from models.manifest import Manifest, Provenance
-from models.predict import Scorer
 from models.preprocess import normalise
+from models.scorer import Scorer
 from models.tiling import tile
 from training.cases import Case
 from training.prepared import Prepared

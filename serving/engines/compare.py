@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,19 +12,18 @@ from imaging.errors import BadParameter
 from imaging.read import read_volume
 from imaging.threads import usable_cores
 from imaging.volume import Volume
-from models.labels import BY_NAME
 from models.manifest import Manifest
-from models.onnxfile import embed, parse, read_manifest
-from models.predict import Scorer, predict
+from models.onnxfile import read_manifest, redescribe
+from models.predict import predict
+from models.scorer import Scorer
 from serving.engines import openvino
 from serving.engines.onnx_runtime import OnnxRuntime
 from serving.engines.openvino import OpenVino
+from serving.engines.overlaps import Overlaps
 
 
 def compare(path: Path, cts: Sequence[Path]) -> dict[str, float]:
     """The least Dice of any structure, between each runtime's masks and ONNX Runtime's.
-
-    Voxels of all CTs are counted together: a lesion of few voxels in one of them is no structure.
 
     Args:
         path: a file that describes itself.
@@ -47,16 +45,16 @@ def compare(path: Path, cts: Sequence[Path]) -> dict[str, float]:
     manifest, data, threads = read_manifest(path), path.read_bytes(), usable_cores()
     plain = OnnxRuntime(data, path.name, "cpu", threads)
     others = {name: OpenVino(data, path.name, threads, name) for name in names}
-    sums = {name: np.zeros((3, len(manifest.outputs)), np.int64) for name in names}
+    overlaps = {name: Overlaps(manifest.outputs) for name in names}
     for volume in map(read_volume, cts):
         expected = _labels(volume, manifest, plain)
         for name, other in others.items():
-            sums[name] += _overlaps(expected, _labels(volume, manifest, other), manifest)
-    if not any(one.any() for _, one, _ in sums.values()):
+            overlaps[name].add(expected, _labels(volume, manifest, other))
+    if not any(found.any() for found in overlaps.values()):
         raise BadParameter(
             f"{path.name} finds nothing in these CTs, so nothing can be compared; name others."
         )
-    return {name: _least_dice(found) for name, found in sums.items()}
+    return {name: found.least_dice() for name, found in overlaps.items()}
 
 
 def record(path: Path, fidelity: dict[str, float]) -> Manifest:
@@ -65,26 +63,8 @@ def record(path: Path, fidelity: dict[str, float]) -> Manifest:
     Raises:
         BadManifest, CorruptModel: the file is none that describes itself.
     """
-    manifest = dataclasses.replace(read_manifest(path), fidelity=fidelity)
-    return embed(parse(path)[0], manifest, path)
+    return redescribe(path, fidelity=fidelity)
 
 
 def _labels(volume: Volume, manifest: Manifest, scorer: Scorer) -> NDArray[np.uint8]:
     return predict(volume, manifest, scorer, keep_doubtful=True).labels.array
-
-
-def _overlaps(a: NDArray[np.uint8], b: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.int64]:
-    """Voxels in both, in the one and in the other (3, structures)."""
-    table = np.zeros(256, np.int64)
-    for place, name in enumerate(manifest.outputs):
-        table[BY_NAME[name].value] = place + 1
-    count = len(manifest.outputs) + 1
-    both = np.bincount(table[a[a == b]], minlength=count)
-    ones = (np.bincount(table[labels.ravel()], minlength=count) for labels in (a, b))
-    return np.stack([both, *ones])[:, 1:]
-
-
-def _least_dice(sums: NDArray[np.int64]) -> float:
-    both, one, other = sums
-    there = (one + other) > 0
-    return float(np.min(2 * both[there] / (one + other)[there]))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from imaging.errors import BadParameter
 from imaging.limits import MIB
 from imaging.threads import usable_cores
+from models.onnxfile import read_finder
 from models.store import StoredModel
 from models.trial import smallest_input
 from serving.engines import openvino
@@ -44,6 +45,7 @@ class Engine:
         runtime: what runs it.
         footprint_mb: what it takes of the memory, estimated from the size of its file.
         used: ``time.monotonic`` when it was loaded, or last asked for.
+        finder: the network of the manifest's finder, where it has one.
 
     Raises:
         BadParameter: no such device or runtime, or one whose masks are not known to be the same.
@@ -66,6 +68,7 @@ class Engine:
         self.footprint_mb = footprint_mb(len(data))
         self._runtime = self._open(data, device, threads or usable_cores(), runtime)
         self.device, self.runtime = self._runtime.device, self._runtime.name
+        self.finder = self._open_finder(data, threads or usable_cores())
         self.used = time.monotonic()
 
     def __call__(self, patches: NDArray[np.float32]) -> NDArray[Any]:
@@ -81,6 +84,8 @@ class Engine:
     def stop(self) -> None:
         """Break off the inferences that run now, from any thread; later ones run."""
         self._runtime.stop()
+        if self.finder is not None:
+            self.finder.stop()
 
     def warm(self) -> None:
         """Run once, so that the first request need not wait for what a first run does.
@@ -91,6 +96,13 @@ class Engine:
         manifest = self.model.manifest
         size = manifest.patch if self.device == "cuda" else smallest_input(manifest)
         self(np.zeros((1, 1, *size[3 - manifest.dims :]), np.float32))
+
+    def _open_finder(self, data: bytes, threads: int) -> Runtime | None:
+        """On the CPU: it takes some hundredths of what the model takes."""
+        described = self.model.manifest.finder
+        if described is None:
+            return None
+        return OnnxRuntime(read_finder(data, described), self.model.reference, "cpu", threads)
 
     def _open(self, data: bytes, device: str, threads: int, runtime: str) -> Runtime:
         if device == "cuda" or (device == "auto" and has_cuda()):

@@ -17,7 +17,8 @@ from imaging.resample import resample_nearest
 from imaging.volume import Volume
 from models.manifest import Manifest
 from models.onnxfile import read_identity
-from models.predict import Scorer, predict
+from models.predict import predict
+from models.scorer import Scorer
 from models.store import default_store
 from training.cases import Case, Loaded, load
 from training.folds import folds

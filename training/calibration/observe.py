@@ -16,7 +16,8 @@ from models.confidence import Evidence, Lesion, is_lesion
 from models.labels import BY_NAME
 from models.manifest import Manifest
 from models.postprocess import connected_parts, decide
-from models.predict import Scorer, grid_scores, network_input, predict
+from models.predict import grid_scores, network_input, predict
+from models.scorer import Scorer
 from training.calibration.copies import Copy
 from training.metrics import dice, mask_of
 

@@ -15,7 +15,7 @@ from imaging.errors import BadParameter
 from models.confidence import confidence_of, is_lesion, probability
 from models.labels import BY_NAME
 from models.manifest import Calibration, Manifest
-from models.onnxfile import embed, parse, read_manifest
+from models.onnxfile import read_manifest, redescribe
 from training.assess.subjects import Subject, subjects
 from training.calibration.copies import Copy, copies_of, phantom_copies, planted_copies, strangers
 from training.calibration.fit import (
@@ -120,7 +120,7 @@ def put_into(path: Path, calibration: Calibration) -> Manifest:
             f"The calibration is of {foreign[0]}, which {path.name} does not look for; calibrate "
             "with models of the same recipe."
         )
-    return embed(parse(path)[0], dataclasses.replace(manifest, calibration=calibration), path)
+    return redescribe(path, calibration=calibration)
 
 
 def _check(found: Sequence[Subject]) -> None:

@@ -107,6 +107,27 @@ def starter(scale: Scale = "paper") -> Recipe:
     )
 
 
+def starter_finder(scale: Scale = "paper") -> Recipe:
+    """The starter at 7.5 mm: it says where the starter need look (:mod:`models.finder`)."""
+    paper = dataclasses.replace(
+        starter(),
+        name="starter-finder",
+        options={"filters": [16, 32, 64]},
+        sampling=Sampling((7.5, 7.5, 7.5), body=True),
+        patch=(32, 48, 48),
+        window=(64, 64, 80),
+        cleanup=(),
+        batch=2,
+        steps=2000,
+    )
+    return sized(
+        paper,
+        scale,
+        tiny={**_TINY, "sampling": Sampling((12.0, 12.0, 12.0)), "patch": (16, 32, 32)},
+        small={"steps": 600},
+    )
+
+
 def starter_monet(scale: Scale = "paper") -> Recipe:
     """MoNet with the starter's structures at 1.5 mm in the slice, for the smallest machines."""
     paper = dataclasses.replace(

@@ -13,7 +13,7 @@ from torch import Tensor
 from imaging.errors import DataError
 from imaging.files import write_whole
 from models.manifest import Manifest
-from models.predict import Scorer
+from models.scorer import Scorer
 from training.cache import cached
 from training.cases import Case, Loaded, load
 from training.evaluate import Score, score_case

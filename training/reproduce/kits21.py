@@ -14,7 +14,8 @@ from torch import Tensor
 from imaging.errors import DataError
 from imaging.read import read_volume
 from models.manifest import Manifest
-from models.predict import Scorer, predict
+from models.predict import predict
+from models.scorer import Scorer
 from training.cases import Case
 from training.datasets import open_dataset
 from training.evaluate import Score, score_case

@@ -1,0 +1,96 @@
+"""Where in a CT a model need look: a small network's glance at the whole of it.
+
+What a model marks lies in a part of most scans, and its network's time goes with the voxels that
+it visits. A finder sees means of blocks of the model's own input, some hundredths of it. It only
+proposes: where it is unsure, or what the model then marks goes on beyond the box, everything is
+visited.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging.blocks import block_means
+from imaging.errors import CorruptModel
+from imaging.geometry import Geometry
+from models.manifest import Finder, Manifest
+from models.postprocess import bounding_box, seeded_parts
+from models.scorer import Scorer
+
+Box = tuple[slice, slice, slice]
+
+
+def region(
+    image: NDArray[np.float32], grid: Geometry, manifest: Manifest, scorer: Scorer
+) -> Box | None:
+    """The part of a network input that may hold the model's structures.
+
+    Args:
+        image: what the model sees (Z, Y, X).
+        grid: where that lies.
+        manifest: of the model; it has a finder.
+        scorer: the finder's network.
+
+    Returns:
+        A box of voxels; ``None`` where the finder is not sure of any, or all may hold some.
+
+    Raises:
+        CorruptModel: the finder's scores are no numbers, or not a grid of its input's size.
+    """
+    assert manifest.finder is not None
+    finder = manifest.finder
+    steps = zip(image.shape, grid.spacing, strict=True)
+    blocks = [max(1, min(n // 2, round(finder.spacing_mm / mm))) for n, mm in steps]
+    means, coarse = block_means(image, grid, (blocks[0], blocks[1], blocks[2]))
+    chance = chances(means, finder, scorer)
+    least = finder.least_ml / coarse.voxel_ml
+    found = bounding_box(seeded_parts(chance >= finder.likely, chance >= finder.sure, least))
+    if found is None:
+        return None
+    ends = zip(found, blocks, image.shape, grid.spacing, strict=True)
+    z, y, x = (_grown(side, block, n, finder.margin_mm / mm) for side, block, n, mm in ends)
+    whole = tuple(slice(0, n) for n in image.shape)
+    return None if (z, y, x) == whole else (z, y, x)
+
+
+def chances(means: NDArray[np.float32], finder: Finder, scorer: Scorer) -> NDArray[np.float32]:
+    """The probability (Z, Y, X), float32, that a voxel holds any structure.
+
+    Args:
+        means: the finder's input (Z, Y, X).
+        finder: of the manifest.
+        scorer: its network.
+
+    Raises:
+        CorruptModel: see :func:`region`.
+    """
+    pad = [(0, -n % d) for n, d in zip(means.shape, finder.divisor, strict=True)]
+    padded = np.pad(means, pad, constant_values=float(means.min()))[None, None]
+    scores = np.asarray(scorer(padded))
+    fits = scores.ndim == 5 and scores.shape[1] > 1 and scores.shape[2:] == padded.shape[2:]
+    if not fits or not np.isfinite(scores).all():
+        raise CorruptModel(
+            f"The model's finder gave scores of shape {scores.shape} for an input of "
+            f"{padded.shape}, or some that are not finite; attach another one."
+        )
+    z, y, x = means.shape
+    logits = scores[0, :, :z, :y, :x]
+    weights = np.exp(logits - logits.max(0))
+    chance: NDArray[np.float32] = 1 - weights[0] / weights.sum(0)
+    return chance
+
+
+def reaches_beyond(mask: NDArray[np.bool_], box: Box, shape: tuple[int, ...]) -> bool:
+    """Whether a mask within a box touches one of its sides that is no side of the whole."""
+    for axis, (side, n) in enumerate(zip(box, shape, strict=True)):
+        faces = np.moveaxis(mask, axis, 0)
+        if (side.start > 0 and faces[0].any()) or (side.stop < n and faces[-1].any()):
+            return True
+    return False
+
+
+def _grown(side: slice, block: int, n: int, margin: float) -> slice:
+    """A side of a box of blocks as voxels, with a margin of voxels where there are some."""
+    more = int(np.ceil(margin))
+    return slice(max(0, side.start * block - more), min(n, side.stop * block + more))
