@@ -53,7 +53,7 @@ test: $(VENV)/.dev $(UI) programs
 	$(MAKE) --jobs 2 --output-sync=target test-units test-processes
 
 test-units: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=25 -m "not e2e"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25 -m "not e2e"
 
 test-processes: $(VENV)/.dev $(UI)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -m e2e

@@ -20,6 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torch import Tensor, nn
 
 from imaging.errors import CorruptModel
+from models.halves import rounded, store_halves
 from models.manifest import Manifest
 from models.onnxfile import embed
 from models.postprocess import decide
@@ -59,6 +60,7 @@ def export(
     manifest: Manifest,
     path: Path,
     samples: Sequence[NDArray[np.float32]] = (),
+    half: bool = False,
 ) -> tuple[Manifest, Parity]:
     """Write a network as ONNX with its manifest inside, after comparing both.
 
@@ -69,6 +71,8 @@ def export(
         manifest: what the file will say of itself; its hash is filled in here.
         path: of the ``.onnx`` file; written only when the comparison holds.
         samples: real network inputs (N, 1, *space) to compare on, besides random ones.
+        half: round the large weights to float16 and keep them so; the comparison is with the
+            rounded network.
 
     Returns:
         The manifest as embedded, and the comparison's figures.
@@ -77,7 +81,9 @@ def export(
         CorruptModel: the exported graph computes something else than the network.
     """
     network = network.cpu().float().eval()
+    network = rounded(network) if half else network
     model = _to_onnx(_written_form(network), manifest)
+    model = store_halves(model) if half else model
     parity = compare(network, model, manifest, [*_random_inputs(manifest), *samples])
     # Asked this way round, so that a difference that is no number is refused as well.
     if not (parity.max_difference <= TOLERANCE and parity.agreement >= 0.9999):

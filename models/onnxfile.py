@@ -134,9 +134,9 @@ def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
     read_identity(path)
     model, _ = parse(path)
     return {
-        tensor.name: onnx.numpy_helper.to_array(tensor)
+        tensor.name: onnx.numpy_helper.to_array(tensor).astype(np.float32)
         for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     }
 
 

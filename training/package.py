@@ -129,7 +129,7 @@ def export_recipe(
     if task is not None:
         network = _OfTask(network, recipe, task)
     samples = [_real_input(case, manifest) for case in real]
-    return export(network, manifest, path, samples)
+    return export(network, manifest, path, samples, recipe.half)
 
 
 class _OfTask(nn.Module):

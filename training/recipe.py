@@ -221,6 +221,7 @@ class Recipe:
         activation, sampling, intensity, patch, overlap, cleanup: of the manifest.
         window: the manifest's patch where it is not the training's; ``None`` leaves the choice to
             ``training.package.inference_patch``.
+        half: keep the exported model's large weights as float16, for half the size.
         loss: see there.
         tasks: for a dynamic head, the organ and tumor of each task in the order of the head's
             one-hot code; a patch trains one task that its case annotates.
@@ -253,6 +254,7 @@ class Recipe:
     activation: str = "softmax"
     overlap: float = 0.25
     window: tuple[int, int, int] | None = None
+    half: bool = False
     cleanup: tuple[Cleanup, ...] = ()
     loss: Loss = Loss()
     tasks: tuple[Task, ...] = ()

@@ -15,7 +15,7 @@ import models.export as exporting
 from imaging.errors import CorruptModel
 from models.export import compare, export
 from models.manifest import Intensity, Manifest, Provenance, Sampling
-from models.onnxfile import read_manifest
+from models.onnxfile import read_manifest, read_weights
 
 
 def manifest(outputs: tuple[str, ...] = ("pancreas",), activation: str = "softmax") -> Manifest:
@@ -202,3 +202,28 @@ def test_a_size_that_the_trace_froze_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match="frozen"):
         export(Frozen(), manifest(), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_halves_are_half_the_file_and_the_rounded_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.ELU(), nn.Conv2d(64, 64, 3, padding=1))
+    net.append(nn.Conv2d(64, 2, 1))
+    before = [weight.clone() for weight in net.parameters()]
+    export(net, manifest(), tmp_path / "whole.onnx")
+    _, parity = export(net, manifest(), tmp_path / "half.onnx", half=True)
+    assert parity.max_difference < 1e-5
+    for weight, kept in zip(net.parameters(), before, strict=True):
+        assert torch.equal(weight, kept)
+    sizes = [(tmp_path / f"{name}.onnx").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    weights = read_weights(tmp_path / "half.onnx")
+    assert {value.dtype for value in weights.values()} == {np.dtype(np.float32)}
+    for name, weight in net.named_parameters():
+        found = torch.from_numpy(weights[name])
+        expected = weight.half().float() if weight.numel() >= 1024 else weight
+        assert torch.equal(found, expected)
+    value = np.random.default_rng(2).standard_normal((1, 1, 32, 32)).astype(np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "half.onnx")
+    found = session.run(None, {"image": value})[0]
+    expected = net(torch.from_numpy(value)).detach().numpy()
+    assert 0 < np.abs(found - expected).max() < 1e-2

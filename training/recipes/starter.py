@@ -70,6 +70,7 @@ def starter(scale: Scale = "paper") -> Recipe:
         overlap=0.25,
         # Kidneys and livers are better where more is seen at once, and it is faster (docs/log.md).
         window=(112, 144, 192),
+        half=True,
         cleanup=(
             Cleanup("pancreas", keep_largest=1),
             Cleanup("liver", keep_largest=1),
