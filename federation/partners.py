@@ -31,7 +31,7 @@ class Partner:
         name: of the site.
         annotated: structures that its labels name.
         cases: names of CTs that it has, of the set that is shared out.
-        copies: of each of its CTs, with lesions of real shapes planted, in place of the CT itself.
+        copies: of each of its CTs, with lesions of real shapes planted, beside the CT itself.
         phantoms: how many it has besides.
         strangers: how many CTs without an abdomen; that they hold none of its structures is known.
     """
@@ -116,7 +116,9 @@ def _sets(
             write_subset(cases, narrowed, annotated=partner.annotated)
         if shapes and partner.copies and not _whole(planted):
             plant_set(open_dataset(narrowed), planted, shapes, partner.copies, seed)
-        yield planted if partner.copies else narrowed
+        yield narrowed
+        if partner.copies:
+            yield planted
     if partner.phantoms:
         folder = out / "phantoms"
         if not _whole(folder):

@@ -33,7 +33,7 @@ from training.recipe import Recipe
 
 # Goes up whenever ``training.cases.load`` or ``training.prepared.prepare`` gives something else
 # for the same files and recipe, or an entry is stored in another way.
-_FORMAT = 1
+_FORMAT = 2
 _ARRAYS = ("hu", "labels")
 _DESCRIPTION = "prepared.json"
 _PIECE = 2**20
@@ -98,6 +98,7 @@ def _key(case: Case, recipe: Recipe) -> str:
         "structures": [(s.name, s.value, s.parent) for s in STRUCTURES],
         "recipe": {name: settings[name] for name in names},
         "name": case.name,
+        "group": case.group,
         "values": sorted(case.values.items()),
         "annotated": case.annotated,
         "files": list(_files(case)),

@@ -40,6 +40,7 @@ class Prepared:
         centres: voxel indices (n, 3) for each structure that is there.
         slices: first and last slice that patches are centred on.
         phantom: whether the case is one.
+        group: of the case, see :func:`training.cases.without_copies`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Prepared:
     centres: dict[str, NDArray[np.int64]]
     slices: tuple[int, int]
     phantom: bool = False
+    group: str = ""
 
 
 def prepare(case: Loaded, recipe: Recipe, phantom: bool = False) -> Prepared:
@@ -95,6 +97,7 @@ def prepare(case: Loaded, recipe: Recipe, phantom: bool = False) -> Prepared:
         _centres(labels, recipe),
         _slices(labels, recipe),
         phantom,
+        case.group,
     )
 
 

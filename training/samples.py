@@ -18,6 +18,7 @@ from imaging.nifti import AIR_HU
 from models.labels import BY_NAME, UNKNOWN
 from models.preprocess import normalise
 from training.augment import augment_input, augment_patch, keeps_place
+from training.cases import without_copies
 from training.lesions import plant
 from training.losses import UNKNOWN as UNKNOWN_TARGET
 from training.losses import fold
@@ -75,8 +76,11 @@ class Sampler:
                 f"A batch of {recipe.batch} cannot be shared by {world} processes; start a number "
                 "that divides it."
             )
-        self._real = [c for c in cases if not c.phantom]
+        real = [c for c in cases if not c.phantom]
         self._phantoms = [c for c in cases if c.phantom]
+        self._real = real if recipe.copy_share is None else without_copies(real)
+        own = set(map(id, self._real))
+        self._copies = [c for c in real if id(c) not in own]
         self._recipe = recipe
         self._mine = range(rank, recipe.batch, world)
         self._channels = channel_table(recipe)
@@ -128,6 +132,8 @@ class Sampler:
         share = self._recipe.phantom_share
         phantom = self._phantoms and (not self._real or rng.random() < share)
         pool = self._phantoms if phantom else self._real
+        if not phantom and self._copies and rng.random() < (self._recipe.copy_share or 0):
+            pool = self._copies
         return pool[rng.integers(len(pool))]
 
     def _centre(self, case: Prepared, task: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,28 @@ def test_phantoms_have_their_share() -> None:
     assert (alone > 0).all()
     without = parts(Sampler([real], recipe).batch(0))[0][:, 0, 2, 2, 2]
     assert (without < 0).all()
+
+
+def test_copies_have_their_share() -> None:
+    recipe = volumetric(augment=PLAIN, patch=(4, 4, 4), batch=50, copy_share=0.25)
+    zeros, labels = np.zeros((8, 8, 8), np.int16), np.ones((8, 8, 8), np.uint8)
+    own = dataclasses.replace(made(zeros, labels, recipe), name="x", group="x")
+    copies = [
+        dataclasses.replace(made(zeros + 100, labels, recipe), name=f"x-{i}", group="x")
+        for i in range(9)
+    ]
+
+    def share(shown: Sequence[Prepared], recipe: Recipe = recipe) -> float:
+        sampler = Sampler(shown, recipe)
+        seen = [parts(sampler.batch(step))[0][:, 0, 2, 2, 2] for step in range(8)]
+        return float((torch.cat(seen) > 0).float().mean())
+
+    assert share([own, *copies]) == pytest.approx(0.25, abs=0.07)
+    assert share([own]) == 0
+    # Without the CT that they were made of they are cases like any other.
+    assert share(copies) == 1
+    every = dataclasses.replace(recipe, copy_share=None)
+    assert share([own, *copies], every) == pytest.approx(0.9, abs=0.07)
 
 
 def test_a_slab_is_all_that_is_seen() -> None:
