@@ -19,6 +19,7 @@ from training.phantoms.sets import phantom_series, stranger_series
 from training.planting import Shapes
 from training.planting.sets import plant_set
 
+# The model does not name the last three; augmentation fills them and gives them other phases.
 _ORGANS = ("pancreas", "kidney", "liver", "spleen", "gallbladder", "stomach", "duodenum")
 _LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst")
 
