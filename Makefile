@@ -47,8 +47,9 @@ demo: $(VENV)/.serving
 serve: $(VENV)/.serving $(UI)
 	$(BIN)/islet serve
 
-# Two lanes beside each other. Tests of real processes have one of their own: two of them at a time
-# would share the cores among a dozen processes and wait for each other.
+# Two lanes beside each other, unit tests in two processes. Tests of real processes have a lane of
+# their own: two of them at a time would share the cores among a dozen processes and wait for each
+# other.
 test: $(VENV)/.dev $(UI) programs
 	$(MAKE) --jobs 2 --output-sync=target test-units test-processes
 

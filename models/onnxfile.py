@@ -126,7 +126,8 @@ def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
     """The weights of a file by the names that they have in the network they came from.
 
     Files of :func:`models.export.export` hold every weight that the network's answer needs, as it
-    was trained. Other exporters fold some into others; what they leave is under names of their own.
+    was trained or rounded to half precision. Other exporters fold some into others; what they
+    leave is under names of their own.
 
     Raises:
         CorruptModel, BadManifest: see :func:`read_identity`.

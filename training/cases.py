@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,30 +121,6 @@ def load(case: Case) -> Loaded:
         cause = error.message if isinstance(error, IsletError) else error
         raise DataError(f"Case {case.name}: {cause}", case=case.name) from error
     return Loaded(case.name, image, Volume(values, image.geometry), case.annotated, case.group)
-
-
-class Grouped(Protocol):
-    """What has a name and shows somebody."""
-
-    @property
-    def name(self) -> str:
-        """Unique among its like."""
-
-    @property
-    def group(self) -> str:
-        """The patient, or the name."""
-
-
-AnyCase = TypeVar("AnyCase", bound=Grouped)
-
-
-def without_copies(cases: Sequence[AnyCase]) -> list[AnyCase]:
-    """The cases that are no copies of another one.
-
-    Where one of a patient's cases has the patient's own name, the others are copies made of it.
-    """
-    names = {case.name for case in cases}
-    return [case for case in cases if case.name == case.group or case.group not in names]
 
 
 def _on_grid(case: Case, path: Path, grid: Geometry) -> NDArray[np.generic]:

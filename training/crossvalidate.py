@@ -8,7 +8,7 @@ from typing import Any
 
 from imaging.errors import BadParameter, DataError
 from models.onnxfile import read_manifest
-from training.cases import Case, load, without_copies
+from training.cases import Case, load
 from training.evaluate import Score, score_case
 from training.folds import folds
 from training.package import onnx_scorer
@@ -73,7 +73,7 @@ def crossvalidate(
             train_run(recipe, others, run, phantoms=phantoms, **settings)
         elif describe(run).recipe.to_json() != recipe.to_json():
             raise DataError(f"{run} holds a model of other settings; name another folder.")
-        scores += _scores(run, without_copies(left_out))
+        scores += _scores(run, _scored(left_out))
     return scores
 
 
@@ -86,6 +86,12 @@ def _parts(cases: Sequence[Case], count: int, seed: int) -> dict[str, list[Case]
         f"fold-{index}": [case for case in cases if case.name in part]
         for index, part in enumerate(names, 1)
     }
+
+
+def _scored(cases: Sequence[Case]) -> list[Case]:
+    """The cases that are no copies of another one."""
+    names = {case.name for case in cases}
+    return [case for case in cases if case.name == case.group or case.group not in names]
 
 
 def _scores(run: Path, cases: Sequence[Case]) -> list[Score]:

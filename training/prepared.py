@@ -40,7 +40,7 @@ class Prepared:
         centres: voxel indices (n, 3) for each structure that is there.
         slices: first and last slice that patches are centred on.
         phantom: whether the case is one.
-        group: of the case, see :func:`training.cases.without_copies`.
+        group: of the :class:`training.cases.Case`: its patient, or its name.
     """
 
     name: str

@@ -18,7 +18,6 @@ from imaging.nifti import AIR_HU
 from models.labels import BY_NAME, UNKNOWN
 from models.preprocess import normalise
 from training.augment import augment_input, augment_patch, keeps_place
-from training.cases import without_copies
 from training.lesions import plant
 from training.losses import UNKNOWN as UNKNOWN_TARGET
 from training.losses import fold
@@ -76,11 +75,9 @@ class Sampler:
                 f"A batch of {recipe.batch} cannot be shared by {world} processes; start a number "
                 "that divides it."
             )
-        real = [c for c in cases if not c.phantom]
+        self._real = [c for c in cases if not c.phantom]
         self._phantoms = [c for c in cases if c.phantom]
-        self._real = real if recipe.copy_share is None else without_copies(real)
-        own = set(map(id, self._real))
-        self._copies = [c for c in real if id(c) not in own]
+        self._copied = {} if recipe.copy_share is None else _copied(self._real)
         self._recipe = recipe
         self._mine = range(rank, recipe.batch, world)
         self._channels = channel_table(recipe)
@@ -132,8 +129,12 @@ class Sampler:
         share = self._recipe.phantom_share
         phantom = self._phantoms and (not self._real or rng.random() < share)
         pool = self._phantoms if phantom else self._real
-        if not phantom and self._copies and rng.random() < (self._recipe.copy_share or 0):
-            pool = self._copies
+        case = pool[rng.integers(len(pool))]
+        if case.phantom or case.group not in self._copied:
+            return case
+        # Whoever has many copies is still drawn as often; only which of the CTs it is changes.
+        own, copies = self._copied[case.group]
+        pool = copies if rng.random() < (self._recipe.copy_share or 0) else own
         return pool[rng.integers(len(pool))]
 
     def _centre(self, case: Prepared, task: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -179,6 +180,14 @@ def drawn_ahead(sampler: Sampler, first: int, threads: int) -> Iterator[Iterator
             yield batches()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _copied(cases: Sequence[Prepared]) -> dict[str, tuple[list[Prepared], list[Prepared]]]:
+    """By patient, where both are there: the CT that has the patient's name, and copies of it."""
+    found: dict[str, tuple[list[Prepared], list[Prepared]]] = {}
+    for case in cases:
+        found.setdefault(case.group, ([], []))[case.name != case.group].append(case)
+    return {patient: both for patient, both in found.items() if all(both)}
 
 
 def channel_table(recipe: Recipe) -> Tensor:

@@ -16,7 +16,7 @@ from imaging.errors import BadParameter
 from imaging.read import read_volume
 from imaging.threads import usable_cores
 from models.manifest import Finder, Manifest
-from models.onnxfile import parse, read_manifest, redescribe
+from models.onnxfile import read_manifest, redescribe
 from models.predict import predict
 from serving.engines.choice import SAME_DICE
 from serving.engines.onnx_runtime import OnnxRuntime
@@ -55,17 +55,22 @@ def attach(path: Path, finder: Path, cts: Sequence[Path], margin_mm: float) -> S
             masks that do not stay the same; the file is as it was.
         BadManifest, CorruptModel, InputError: of the files and the CTs.
     """
-    described = _described(read_manifest(path), read_manifest(finder), finder.read_bytes())
+    manifest, data = read_manifest(path), finder.read_bytes()
+    described = _described(manifest, read_manifest(finder), data)
     described = dataclasses.replace(described, margin_mm=margin_mm)
-    spared = _spared(path, finder, described, cts)
+    threads = usable_cores()
+    model = OnnxRuntime(path.read_bytes(), path.name, "cpu", threads)
+    glance = OnnxRuntime(data, finder.name, "cpu", threads)
+    spared = _spared(dataclasses.replace(manifest, finder=described), model, glance, cts)
     if spared.dice < SAME_DICE:
         raise BadParameter(
             f"With this finder and {margin_mm:g} mm around, a mask's Dice with that of the whole "
-            f"CT is {spared.dice:.4f}, at least {SAME_DICE} is asked; raise --margin.",
+            f"CT is {spared.dice:.4f}, at least {SAME_DICE} is asked; raise --margin. A network "
+            "that normalises each patch by what it shows (instance norm) may take none.",
             dice=spared.dice,
         )
     described = dataclasses.replace(described, fitted=dataclasses.asdict(spared))
-    redescribe(path, finder.read_bytes(), finder=described)
+    redescribe(path, data, finder=described)
     return spared
 
 
@@ -92,23 +97,20 @@ def _described(model: Manifest, finder: Manifest, data: bytes) -> Finder:
     return Finder(float(spacing[0] or 0), finder.divisor, hashlib.sha256(data).hexdigest())
 
 
-def _spared(path: Path, finder: Path, described: Finder, cts: Sequence[Path]) -> Spared:
+def _spared(manifest: Manifest, model: Runtime, glance: Runtime, cts: Sequence[Path]) -> Spared:
     """What the finder does on CTs."""
     if not cts:
         raise BadParameter("What a finder costs is seen on CTs; name at least one.")
-    manifest = dataclasses.replace(read_manifest(path), finder=described)
-    threads = usable_cores()
-    model = _Counting(OnnxRuntime(parse(path)[1], path.name, "cpu", threads))
-    glance = OnnxRuntime(finder.read_bytes(), finder.name, "cpu", threads)
+    counting = _Counting(model)
     overlaps, visited = Overlaps(manifest.outputs), []
     for volume in map(read_volume, cts):
-        whole = predict(volume, manifest, model, keep_doubtful=True)
-        voxels = model.counted()
-        part = predict(volume, manifest, model, keep_doubtful=True, finder=glance)
-        visited.append(model.counted() / voxels)
+        whole = predict(volume, manifest, counting, keep_doubtful=True)
+        voxels = counting.counted()
+        part = predict(volume, manifest, counting, keep_doubtful=True, finder=glance)
+        visited.append(counting.counted() / voxels)
         overlaps.add(whole.labels.array, part.labels.array)
     if not overlaps.any():
-        raise BadParameter(f"{path.name} finds nothing in these CTs; name others.")
+        raise BadParameter(f"{manifest.name} finds nothing in these CTs; name others.")
     everywhere = sum(part >= 1 for part in visited)
     return Spared(overlaps.least_dice(), float(np.mean(visited)), everywhere, len(cts))
 

@@ -66,9 +66,10 @@ class Engine:
         data = model.read()
         self.model = model
         self.footprint_mb = footprint_mb(len(data))
-        self._runtime = self._open(data, device, threads or usable_cores(), runtime)
+        threads = threads or usable_cores()
+        self._runtime = self._open(data, device, threads, runtime)
         self.device, self.runtime = self._runtime.device, self._runtime.name
-        self.finder = self._open_finder(data, threads or usable_cores())
+        self.finder = self._open_finder(data, threads)
         self.used = time.monotonic()
 
     def __call__(self, patches: NDArray[np.float32]) -> NDArray[Any]:

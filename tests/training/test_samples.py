@@ -132,6 +132,14 @@ def test_copies_have_their_share() -> None:
     assert share([own]) == 0
     # Without the CT that they were made of they are cases like any other.
     assert share(copies) == 1
+    # Another patient is drawn as before: one case of eleven, or of two.
+    other = dataclasses.replace(made(zeros - 100, labels, recipe), name="y", group="y")
+
+    def of_other(shown: Sequence[Prepared]) -> float:
+        seen = [parts(Sampler(shown, recipe).batch(s))[0][:, 0, 2, 2, 2] for s in range(8)]
+        return float((torch.cat(seen) < -0.5).float().mean())
+
+    assert of_other([own, *copies, *[other] * 10]) == pytest.approx(0.5, abs=0.08)
     every = dataclasses.replace(recipe, copy_share=None)
     assert share([own, *copies], every) == pytest.approx(0.9, abs=0.07)
 

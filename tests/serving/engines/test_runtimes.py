@@ -174,30 +174,27 @@ def test_a_place_that_cannot_be_written_costs_a_measurement(
     assert Engine(again(store, tmp_path, openvino=1.0)).runtime in ("openvino", "onnxruntime")
 
 
-def test_a_runtime_that_does_not_open_is_left_out(
-    store: Store,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    measured: list[dict[str, float]],
-) -> None:
-    def broken(*_: object) -> None:
-        raise CorruptModel("no")
-
-    monkeypatch.setattr(choice, "OpenVino", broken)
-    assert Engine(again(store, tmp_path, openvino=1.0)).runtime == "onnxruntime"
-    assert list(measured[0]) == ["onnxruntime"]
-
-
-def test_a_runtime_that_fails_over_a_patch_is_left_out(
+@pytest.mark.parametrize(
+    ("where", "name", "error"),
+    [
+        (choice, "OpenVino", CorruptModel("no")),
+        (OpenVino, "__call__", ModelError("no memory")),
+    ],
+    ids=["opening", "running"],
+)
+def test_a_runtime_that_fails_is_left_out(
+    where: object,
+    name: str,
+    error: Exception,
     store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     measured: list[dict[str, float]],
 ) -> None:
     def failing(*_: object) -> None:
-        raise ModelError("no memory")
+        raise error
 
-    monkeypatch.setattr(OpenVino, "__call__", failing)
+    monkeypatch.setattr(where, name, failing)
     assert Engine(again(store, tmp_path, openvino=1.0)).runtime == "onnxruntime"
     assert list(measured[0]) == ["onnxruntime"]
 
