@@ -135,8 +135,8 @@ class Coordinator:
                 raise UpdateRefused("The update belongs to another round.", code="late")
             facts = Facts.read(header["facts"])
             norms = norms_of(arrays, self._norm_shapes)
-            weight = facts.cases if self.job.weighting == "cases" else 1
             update = decode(under("update/", arrays))
+            weight = self.job.weight_of(site, facts.cases)
             self._average.add(update, weight, self._labelled(facts.annotated))
         except (UpdateRefused, MessageRefused) as error:
             code = error.details.get("code", error.code)

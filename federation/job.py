@@ -58,6 +58,8 @@ class Job:
         strategy: key of ``federation.strategies.STRATEGIES``.
         options: figures of the strategy, each with its default there.
         weighting: a site counts as much as its ``cases``, or all sites are ``equal``.
+        weights: sites that count as much as is said here instead, each more than 0; for sites whose
+            copies and phantoms say nothing of how much they know.
         label_aware: a channel of the last layer is averaged over the sites that label it.
         local_head: the last layers stay at their site, as SegViz's do.
         rounds, local_epochs: the paper of Wang et al. trains 10 epochs a round.
@@ -78,6 +80,7 @@ class Job:
     strategy: str = "fedavg"
     options: Mapping[str, float] = field(default_factory=dict)
     weighting: str = "cases"
+    weights: Mapping[str, float] = field(default_factory=dict)
     label_aware: bool = False
     local_head: bool = False
     rounds: int = 10
@@ -116,14 +119,17 @@ class Job:
             raise BadParameter("round_timeout_s must be positive and grace_s not negative.")
         if self.label_aware and self.local_head:
             raise BadParameter("A head that stays at its site is not averaged by label.")
-        for site in self.recipes:
-            check_site(site)
+        self._check_sites()
         for recipe in (self.recipe, *self.recipes.values()):
             self._check(recipe)
 
     def recipe_of(self, site: str) -> Recipe:
         """What a site trains."""
         return self.recipes.get(site, self.recipe)
+
+    def weight_of(self, site: str, cases: int) -> float:
+        """What a site with so many cases counts in an average."""
+        return self.weights.get(site, cases if self.weighting == "cases" else 1)
 
     def to_json(self) -> str:
         """Canonical JSON, for FLARE's job and for logs."""
@@ -152,6 +158,13 @@ class Job:
             raise BadParameter(
                 f"This is no job of this version ({error}); make it with this one."
             ) from error
+
+    def _check_sites(self) -> None:
+        for site in (*self.recipes, *self.weights):
+            check_site(site)
+        for site, weight in self.weights.items():
+            if not 0 < weight < math.inf:
+                raise BadParameter(f"Site {site} must count more than 0, not {weight}.")
 
     def _check(self, recipe: Recipe) -> None:
         steps = self.rounds * self.local_epochs * recipe.steps_per_epoch

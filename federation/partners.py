@@ -44,6 +44,11 @@ class Partner:
     phantoms: int = 0
     strangers: int = 0
 
+    @property
+    def weight(self) -> int:
+        """What the site counts: its patients; one where it has phantoms alone."""
+        return len(self.cases) or 1
+
     def __post_init__(self) -> None:
         check_site(self.name)
         for name in self.annotated:

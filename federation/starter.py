@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,19 +37,22 @@ CENTRAL, SUMMARY = "central", "summary.json"
 _DONE = "job.json"
 
 
-def starter_job(recipe: Recipe, rounds: int, steps: int, strategy: str = "fedavg") -> Job:
+def starter_job(
+    recipe: Recipe, rounds: int, steps: int, strategy: str = "fedavg", **settings: Any
+) -> Job:
     """The job of a federation of few cases a site.
 
-    Every site counts the same, since the numbers of its copies and phantoms say nothing. The last
-    round's model is the global one: with one or two CTs a site none can be spared to choose by;
-    phantoms that a site holds back score it. A site's say in the last layer are the
-    structures that it labels.
+    Every site counts the same where nothing else is said, since the numbers of its copies and
+    phantoms say nothing. The last round's model is the global one: with one or two CTs a site none
+    can be spared to choose by; phantoms that a site holds back score it. A site's say in the last
+    layer are the structures that it labels.
 
     Args:
         recipe: what is trained; its phantoms are left to the sites' own data sets.
         rounds: of the job.
         steps: of a site in one round.
         strategy: key of ``federation.strategies.STRATEGIES``.
+        settings: further fields of the job.
     """
     paced = dataclasses.replace(recipe, steps=steps, steps_per_epoch=steps, phantoms=0)
     return Job(
@@ -61,6 +65,7 @@ def starter_job(recipe: Recipe, rounds: int, steps: int, strategy: str = "fedavg
         local_epochs=1,
         codec="fp16",
         score_every=rounds,
+        **settings,
     )
 
 
@@ -129,7 +134,7 @@ def _ended(job: Job, folder: Path) -> bool:
 
 
 def _train_twin(job: Job, homes: Sequence[Home], out: Path) -> float:
-    """As many steps as all sites together, on all their cases, each site's as often as another's.
+    """As many steps as all sites together, on all their cases, each site's as often as it counts.
 
     Returns:
         The seconds it took in all.
@@ -140,7 +145,7 @@ def _train_twin(job: Job, homes: Sequence[Home], out: Path) -> float:
     recipe = twin_of(job.recipe, len(homes))
     started = time.monotonic()
     sets = [cases_of(home.data)[0] for home in homes]
-    fitted = fit(recipe, _balanced(recipe, homes), out, resume=True)
+    fitted = fit(recipe, _balanced(job, recipe, homes), out, resume=True)
     cases = [case for cases in sets for case in cases]
     provenance = provenance_of(recipe, cases, 0, fitted.steps)
     export_recipe(fitted.network, recipe, provenance, out / "model.onnx")
@@ -154,14 +159,19 @@ def twin_of(recipe: Recipe, sites: int) -> Recipe:
     return dataclasses.replace(recipe, steps=sites * recipe.steps)
 
 
-def _balanced(recipe: Recipe, homes: Sequence[Home]) -> list[Prepared]:
-    """All sites' cases, each site's repeated until all sites have as many."""
+def _balanced(job: Job, recipe: Recipe, homes: Sequence[Home]) -> list[Prepared]:
+    """All sites' cases, repeated until each site has as many as it counts."""
     sets = [
         [cached(case, recipe, home.folder / "cache") for case in cases_of(home.data)[0]]
         for home in homes
     ]
-    count = math.lcm(*map(len, sets))
-    return [case for cases in sets for case in cases * (count // len(cases))]
+    counts = [Fraction(job.weight_of(home.name, 1)).limit_denominator(100) for home in homes]
+    unit = math.lcm(*((len(s) / c).numerator for s, c in zip(sets, counts, strict=True)))
+    return [
+        case
+        for cases, count in zip(sets, counts, strict=True)
+        for case in cases * int(unit * count / len(cases))
+    ]
 
 
 def _summary(

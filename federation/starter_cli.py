@@ -37,7 +37,8 @@ def starter(args: argparse.Namespace) -> int:
     from training.recipes import recipe
 
     named = dataclasses.replace(recipe(args.recipe, args.scale), seed=args.seed)
-    job = starter_job(named, args.rounds, args.steps, args.strategy)
+    weights = {partner.name: partner.weight for partner in STARTER}
+    job = starter_job(named, args.rounds, args.steps, args.strategy, weights=weights)
     data = share_out(STARTER, args.data, args.shapes, args.out / "data", args.seed)
     store = args.store or default_store().root
     say = Ticker(args.rounds)

@@ -140,10 +140,17 @@ def moved(server: Coordinator, made: Job, out: Path) -> float:
 
 def test_updates_count_by_cases_or_alike(tmp_path: Path) -> None:
     answers = {"c1": update(1.0, cases=1), "c2": update(4.0, cases=2)}
-    for weighting, expected in (("cases", 6.0), ("equal", 5.0)):
-        made = job(weighting=weighting)
-        server = run(made, Sites(answers), tmp_path / weighting)
-        assert moved(server, made, tmp_path / f"fresh-{weighting}") == pytest.approx(expected)
+    for index, (settings, expected) in enumerate(
+        (
+            ({"weighting": "cases"}, 6.0),
+            ({"weighting": "equal"}, 5.0),
+            # Sites that are not named count as before.
+            ({"weighting": "cases", "weights": {"c1": 6}}, 3.5),
+        )
+    ):
+        made = job(**settings)
+        server = run(made, Sites(answers), tmp_path / f"{index}")
+        assert moved(server, made, tmp_path / f"fresh-{index}") == pytest.approx(expected)
 
 
 def test_after_the_first_round_only_differences_travel(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ JOBS = st.builds(
     named=st.sets(st.from_regex(r"[a-z][a-z0-9-]{0,31}", fullmatch=True), max_size=2),
     options=st.dictionaries(st.sampled_from(["mu", "lr"]), st.floats(0, 10)),
     weighting=st.sampled_from(WEIGHTINGS),
+    weights=st.dictionaries(st.sampled_from(["c1", "c2"]), POSITIVE),
     label_aware=st.booleans(),
     min_sites=st.integers(1, 5),
     round_timeout_s=POSITIVE,
@@ -63,6 +64,8 @@ def test_each_site_has_its_recipe() -> None:
     [
         ({"codec": "zip"}, "codec must be one of fp32, fp16, int8, not 'zip'"),
         ({"weighting": "sites"}, "weighting must be one of"),
+        ({"weights": {"c1": 0}}, "c1 must count more than 0"),
+        ({"weights": {"C 1": 1}}, "no name of a site"),
         ({"rule": "best"}, "rule must be one of"),
         ({"local_epochs": 0}, "at least 1"),
         ({"score_every": 0}, "at least 1"),

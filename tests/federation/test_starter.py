@@ -97,6 +97,28 @@ def test_all_models_are_in_one_store_with_what_they_are(
         train_starter(other, data, out, store)
 
 
+def test_the_twin_draws_from_each_site_as_often_as_it_counts(
+    job: Job,
+    data: dict[str, tuple[Path, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(starter, "run_local", alone)
+    trained: list[Any] = []
+
+    def watched(*args: Any, **options: Any) -> Fitted:
+        trained.append(args[1])
+        return fit(*args, **options)
+
+    monkeypatch.setattr(starter, "fit", watched)
+    weighed = dataclasses.replace(job, weights={"a": 4, "b": 1.5})
+    train_starter(weighed, data, tmp_path / "out", tmp_path / "store")
+    (pool,) = trained
+    # Two cases that count four, three that count one and a half: two to a half each.
+    counts = [sum(case.name == name for case in pool) for name in ("blocks_0", "blocks_10")]
+    assert counts == [4, 1]
+
+
 def test_an_alias_moves_to_another_model_alone(tmp_path: Path) -> None:
     one = published(volumetric(), tmp_path / "one.onnx")
     store = Store(tmp_path / "store", behind=())
