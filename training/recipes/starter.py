@@ -86,7 +86,7 @@ def starter(scale: Scale = "paper") -> Recipe:
         phantoms=24,
         phantom_share=0.1,
         # Few steps are spent on few things: most patches show organs as they are (docs/log.md).
-        copy_share=0.25,
+        copy_share=0.1,
         strangers=12,
         plant=0.2,
         lesion_free=_LESIONS,
