@@ -17,9 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes, generate_binary_structure, uniform_filter
+from scipy.ndimage import (
+    binary_erosion,
+    binary_fill_holes,
+    distance_transform_edt,
+    generate_binary_structure,
+    uniform_filter,
+)
 
 from imaging.errors import BadParameter
 from imaging.volume import Volume
@@ -197,20 +202,26 @@ def _thick(
     """The parts of a mask that are thicker than this on both sides, with all that is near them."""
     if not mask.any():
         return mask
-    core = _depth(mask, spacing) > edge_mm
+    core: NDArray[np.bool_] = binary_erosion(mask, _ball(edge_mm, spacing))
     if not core.any():
         return core
     # From the core back to the part's edges and corners.
     reach = 2 * edge_mm + max(spacing)
-    return np.asarray(mask & (-_depth(core, spacing) <= reach))
+    return np.asarray(mask & (distance_transform_edt(~core, sampling=spacing) <= reach))
 
 
-def _depth(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.float32]:
-    """Distance (mm) to the mask's surface, positive inside."""
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    image.SetSpacing(spacing[::-1])
-    inside = sitk.SignedMaurerDistanceMap(image, True, squaredDistance=False, useImageSpacing=True)
-    return np.asarray(sitk.GetArrayFromImage(inside), np.float32)
+def _ball(radius_mm: float, spacing: tuple[float, float, float]) -> NDArray[np.bool_]:
+    """The voxels that a ball around a voxel's centre reaches into, not only to its surface.
+
+    From centre to centre, a part of a single thick slice would have no depth at all.
+    """
+    gaps = []
+    for step in spacing:
+        count = int(radius_mm // step) + 1
+        gaps.append(np.maximum(np.abs(np.arange(-count, count + 1)) * step - step / 2, 0))
+    squares = np.square(np.stack(np.meshgrid(*gaps, indexing="ij"))).sum(0)
+    ball: NDArray[np.bool_] = squares < radius_mm**2
+    return ball
 
 
 def _with_volume(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from imaging.errors import BadParameter
+from imaging.volume import Volume
 from models.labels import UNKNOWN
 from tests.training.tiny import loaded, write_decathlon
 from training.agreement import agreed, left_out, table, write_agreed
@@ -50,6 +51,24 @@ def test_a_leak_and_a_hole_become_unknown_and_nothing_else() -> None:
     lost = {one.structure: one.unknown_ml for one in found}
     assert lost["pancreas"] == 0
     assert lost["kidney"] == pytest.approx(doubted.sum() * 2.5**3 / 1000)
+
+
+def test_one_thick_slice_is_no_edge() -> None:
+    case = loaded()
+    geometry = dataclasses.replace(case.labels.geometry, spacing=(5.0, 0.8, 0.8))
+    labels = Volume(np.zeros(case.labels.array.shape, np.uint8), geometry)
+    labels.array[2:8, 4:20, 4:20] = KIDNEY
+    thick = dataclasses.replace(
+        case, image=Volume(case.image.array, geometry), labels=labels, annotated=("kidney",)
+    )
+    other = labels.array.copy()
+    other[2, 4:20, 4:20] = 0
+    other[:, 19] = 0
+    # A row is thinner than twice 2 mm, a slice is not.
+    found, _ = agreed(thick, other, edge_mm=2.0)
+    doubted = found == UNKNOWN
+    assert doubted[2, 8:16, 8:16].all()
+    assert not doubted[5].any()
 
 
 def test_what_the_ct_denies_is_the_models_mistake() -> None:
