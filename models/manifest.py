@@ -264,6 +264,8 @@ class Manifest:
             over 0.5 is in; the later of overlapping ones wins).
         outputs: structure names in channel order, without the background.
         cleanup: postprocessing, in this order.
+        edge_mm: how far the edges of the network's masks may be off, one standard deviation; the
+            CT moves them so far (:mod:`models.edges`). With 0 they stay.
         provenance, scores, licence, intended_use: for people and for the store.
         weights_sha256: SHA-256 of the ONNX graph without its metadata; set by ``models.export``.
         calibration: of the confidences; the default trusts nothing and leaves nothing out.
@@ -292,6 +294,7 @@ class Manifest:
     calibration: Calibration = field(default_factory=Calibration)
     fidelity: dict[str, float] = field(default_factory=dict)
     finder: Finder | None = None
+    edge_mm: float = 0.0
 
     def __post_init__(self) -> None:
         freeze(self, "patch", "divisor", "outputs", "cleanup")
@@ -307,6 +310,8 @@ class Manifest:
         if self.dims not in (2, 3):
             found.append(f"dims must be 2 or 3, not {self.dims}")
         found += self._of_patch()
+        if not 0 <= self.edge_mm <= 50:
+            found.append(f"edge_mm {self.edge_mm} must be in [0, 50]")
         if not 0 <= self.overlap < 1:
             found.append(f"overlap {self.overlap} must be in [0, 1)")
         if self.activation not in ("softmax", "sigmoid"):

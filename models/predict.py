@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.geometry import Geometry
-from imaging.resample import resample_nearest
 from imaging.volume import Volume, from_canonical, to_canonical
 from models.confidence import Finding, judge, sureness
+from models.edges import place
 from models.finder import Box, reaches_beyond, region
 from models.manifest import Manifest
 from models.postprocess import clean, decide
@@ -70,7 +70,7 @@ def predict(
     labels = clean(labels, manifest.cleanup, grid.voxel_ml)
     labels, findings = judge(labels, sure, grid, manifest, keep_doubtful)
     canonical = to_canonical(volume).geometry
-    placed = resample_nearest(Volume(labels, grid), canonical)
+    placed = place(Volume(labels, grid), image, manifest.edge_mm, canonical)
     result = from_canonical(placed, volume.geometry)
     tell("postprocess", 1.0)
     return Prediction(Volume(result.array, volume.geometry, volume.warnings), findings)

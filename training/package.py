@@ -56,6 +56,7 @@ def manifest_of(
         patch=inference_patch(recipe),
         divisor=(1 if dims == 2 else divisor, divisor, divisor),
         overlap=recipe.overlap,
+        edge_mm=recipe.edge_mm,
         activation=recipe.activation,
         outputs=outputs,
         cleanup=tuple(step for step in recipe.cleanup if step.structure in outputs),

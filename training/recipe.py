@@ -218,7 +218,7 @@ class Recipe:
         scale: ``paper``, or the size it was made smaller to.
         architecture, options: of ``models.architectures.build``.
         outputs: structures of the model. A lesion it does not name is part of its organ.
-        activation, sampling, intensity, patch, overlap, cleanup: of the manifest.
+        activation, sampling, intensity, patch, overlap, cleanup, edge_mm: of the manifest.
         window: the manifest's patch where it is not the training's; ``None`` leaves the choice to
             ``training.package.inference_patch``.
         half: keep the exported model's large weights as float16, for half the size.
@@ -258,6 +258,7 @@ class Recipe:
     window: tuple[int, int, int] | None = None
     half: bool = False
     cleanup: tuple[Cleanup, ...] = ()
+    edge_mm: float = 0.0
     loss: Loss = Loss()
     tasks: tuple[Task, ...] = ()
     pretrain: str = ""

@@ -88,6 +88,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         patch=tuple(patch),
         divisor=tuple(divisor),
         overlap=draw(st.floats(0, 1, exclude_max=True)),
+        edge_mm=draw(st.floats(0, 50)),
         activation=draw(st.sampled_from(["softmax", "sigmoid"])),
         outputs=tuple(draw(st.lists(names, min_size=1, unique=True))),
         cleanup=tuple(

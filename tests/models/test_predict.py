@@ -39,6 +39,7 @@ KINDS = {
     "3D, coarse": deep_manifest(sampling=Sampling((5.0, 3.0, 3.0))),
     "3D, fine": deep_manifest(sampling=Sampling((1.25, 0.7, 0.7)), patch=(48, 48, 48)),
     "3D, own voxels": deep_manifest(sampling=Sampling((None, None, None))),
+    "3D, edges by the CT": deep_manifest(sampling=Sampling((5.0, 3.0, 3.0)), edge_mm=4.0),
     "2D, by size": flat_manifest(
         sampling=Sampling((None, None, None), (None, 64, 64)),
         intensity=Intensity(WINDOW, "scan"),
