@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from imaging.geometry import Geometry
@@ -61,12 +60,12 @@ def place(labels: Volume, image: NDArray[np.float32], edge_mm: float, grid: Geom
             CT has the nearest label.
         grid: of the CT, with axes parallel to the network's.
     """
-    nearest = resample_nearest(labels, grid)
     if edge_mm <= 0:
-        return nearest
-    found = nearest.array
+        return resample_nearest(labels, grid)
     organs = list(_organs(labels, image, edge_mm))
-    found[np.isin(found, [organ.value for organ in organs])] = 0
+    rest = _among([organ.value for organ in organs])[labels.array]
+    result = resample_nearest(labels.with_array(np.where(rest, np.uint8(0), labels.array)), grid)
+    found = result.array
     for organ, margin in _margins(organs, image.shape):
         there = Volume(margin, labels.geometry.crop(*_corner(organ.box)))
         box = _on(there.geometry, grid)
@@ -74,7 +73,7 @@ def place(labels: Volume, image: NDArray[np.float32], edge_mm: float, grid: Geom
             odds = resample_linear(there, grid.crop(*_corner(box)), -_FAR).array
             # What is taken already is a lesion.
             found[box][(odds > 0) & (found[box] == 0)] = organ.value
-    return nearest
+    return result
 
 
 def _organs(labels: Volume, image: NDArray[np.float32], edge_mm: float) -> Iterator[_Organ]:
@@ -86,13 +85,20 @@ def _organs(labels: Volume, image: NDArray[np.float32], edge_mm: float) -> Itera
     for organ in STRUCTURES:
         if organ.parent is not None or not (labels.array == organ.value).any():
             continue
-        parts = [organ.value, *(s.value for s in STRUCTURES if s.parent == organ.name)]
-        tight = bounding_box(np.isin(labels.array, parts))
+        parts = _among([organ.value, *(s.value for s in STRUCTURES if s.parent == organ.name)])
+        tight = bounding_box(parts[labels.array])
         assert tight is not None
         sides = zip(tight, sigmas, image.shape, strict=True)
         z, y, x = (_grown(side, sigma, n) for side, sigma, n in sides)
-        mask = np.isin(labels.array[z, y, x], parts)
+        mask = parts[labels.array[z, y, x]]
         yield _Organ(organ.value, (z, y, x), _odds(mask, steps[z, y, x], sigmas))
+
+
+def _among(values: list[int]) -> NDArray[np.bool_]:
+    """For every label value, whether it is one of these (256,)."""
+    table = np.zeros(256, bool)
+    table[values] = True
+    return table
 
 
 def _odds(
@@ -117,23 +123,32 @@ def _odds(
 def _shares(seen: NDArray[np.uint8], weights: NDArray[Any]) -> NDArray[np.float32]:
     """The distribution of brightness over voxels (n,) of some weight."""
     counts = np.bincount(seen, weights, minlength=_STEPS)
-    reach = np.arange(-_REACH * 2, _REACH * 2 + 1)
-    kernel = np.exp(-0.5 * (reach / _SMOOTH) ** 2)
-    held = np.pad(counts, len(reach) // 2, mode="edge")
-    smooth = np.convolve(held, kernel, mode="valid")
+    reach = int(np.ceil(_REACH * _SMOOTH))
+    smooth = np.convolve(np.pad(counts, reach, mode="edge"), _bell(reach, _SMOOTH), mode="valid")
     shares: NDArray[np.float32] = (smooth / smooth.sum()).astype(np.float32)
     return shares
 
 
 def _blurred(mask: NDArray[np.bool_], sigmas: list[float]) -> NDArray[np.float32]:
     """A mask's voxels as probabilities, never quite 0 or 1."""
-    image = sitk.GetImageFromArray(mask.astype(np.float32))
-    blur = sitk.DiscreteGaussianImageFilter()
-    blur.SetUseImageSpacing(False)
-    blur.SetVariance([sigma**2 for sigma in sigmas[::-1]])
-    blur.SetMaximumKernelWidth(2 * _REACH * int(np.ceil(max(sigmas))) + 1)
-    chance: NDArray[np.float32] = sitk.GetArrayFromImage(blur.Execute(image))
+    chance = mask.astype(np.float32)
+    for axis, sigma in enumerate(sigmas):
+        reach = int(np.ceil(_REACH * sigma))
+        kernel = _bell(reach, sigma)
+        edge = [(reach, reach) if a == axis else (0, 0) for a in range(3)]
+        held = np.moveaxis(np.pad(chance, edge, mode="edge"), axis, 0)
+        blurred = np.moveaxis(np.zeros_like(chance), axis, 0)
+        for shift, weight in enumerate(kernel):
+            blurred += held[shift : shift + len(blurred)] * weight
+        chance = np.moveaxis(blurred, 0, axis)
     return np.clip(chance, 1e-4, 1 - 1e-4, out=chance)
+
+
+def _bell(reach: int, sigma: float) -> NDArray[np.float32]:
+    """A normal distribution over -reach to reach, with the sum 1."""
+    values = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    bell: NDArray[np.float32] = (values / values.sum()).astype(np.float32)
+    return bell
 
 
 def _margins(
