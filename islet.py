@@ -205,6 +205,17 @@ def _add_judged(commands: Any) -> None:
         help=".onnx files to write it to",
     )
 
+    finder = commands.add_parser("finder", help="judge finders, and put one into models' files")
+    finder.set_defaults(command=_training("finder"))
+    finder.add_argument("runs", help="folder of a crossvalidation, or a model that saw no case")
+    finder.add_argument("finders", help="the same of a recipe that sees a coarser grid")
+    finder.add_argument("--data", type=Path, nargs="+", required=True)
+    finder.add_argument("--margin", type=float, default=60.0, help="mm around what it finds")
+    finder.add_argument("--finder", type=Path, help="the .onnx file to put into others")
+    finder.add_argument(
+        "--into", type=Path, nargs="+", default=[], metavar="FILE", help=".onnx files to write"
+    )
+
 
 def _add_assess(commands: Any) -> None:
     assess = commands.add_parser("assess", help="all that can be said of a model, and its card")

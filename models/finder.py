@@ -8,11 +8,13 @@ visited.
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
 from imaging.blocks import block_means
-from imaging.errors import CorruptModel
+from imaging.errors import BadParameter, CorruptModel
 from imaging.geometry import Geometry
 from models.manifest import Finder, Manifest
 from models.postprocess import bounding_box, seeded_parts
@@ -52,6 +54,34 @@ def region(
     z, y, x = (_grown(side, block, n, finder.margin_mm / mm) for side, block, n, mm in ends)
     whole = tuple(slice(0, n) for n in image.shape)
     return None if (z, y, x) == whole else (z, y, x)
+
+
+def described(model: Manifest, finder: Manifest, data: bytes) -> Finder:
+    """What a model's manifest says of a finder that fits it.
+
+    Args:
+        model: of the model.
+        finder: of the finder, an ordinary model that sees a coarser grid with the same intensities.
+        data: the finder's ONNX file.
+
+    Raises:
+        BadParameter: it does not fit.
+    """
+    spacing = finder.sampling.spacing_mm
+    coarse = all(mm is not None and mm == spacing[0] for mm in spacing)
+    if finder.dims != 3 or finder.activation != "softmax" or not coarse:
+        raise BadParameter(
+            f"{finder.name} is no finder: it must be 3D with a softmax and see one spacing."
+        )
+    if finder.intensity != model.intensity:
+        raise BadParameter(
+            f"{finder.name} sees {finder.intensity}, {model.name} {model.intensity}; a finder sees "
+            "what the model sees, only coarser."
+        )
+    missing = set(model.outputs) - set(finder.outputs)
+    if missing:
+        raise BadParameter(f"{finder.name} does not look for {', '.join(sorted(missing))}.")
+    return Finder(float(spacing[0] or 0), finder.divisor, hashlib.sha256(data).hexdigest())
 
 
 def chances(means: NDArray[np.float32], finder: Finder, scorer: Scorer) -> NDArray[np.float32]:

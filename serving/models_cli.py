@@ -38,15 +38,6 @@ def add_commands(commands: Any) -> None:
     same.add_argument("file", type=Path, help="an .onnx file; its manifest gets what was found")
     same.add_argument("ct", type=Path, nargs="+", help="NIfTI files, DICOM folders or archives")
 
-    found = kinds.add_parser(
-        "finder", help="put a finder into a model's file, so that it visits a part of a CT alone"
-    )
-    found.set_defaults(command=finder)
-    found.add_argument("file", type=Path, help="an .onnx file; it is rewritten")
-    found.add_argument("finder", type=Path, help="an .onnx file that sees a coarser grid")
-    found.add_argument("ct", type=Path, nargs="+", help="NIfTI files, DICOM folders or archives")
-    found.add_argument("--margin", type=float, default=20.0, help="mm around what it finds")
-
     alias = kinds.add_parser("alias", help="point an alias at a version")
     alias.set_defaults(command=point)
     alias.add_argument("name")
@@ -97,18 +88,6 @@ def compare(args: argparse.Namespace) -> int:
         verdict = "may run it" if dice >= SAME_DICE else "is refused for it"
         print(f"{name}  least Dice of a mask {dice:.5f}: {verdict}")
     print(f"{record(args.file, found).name} has it in its manifest.")
-    return 0
-
-
-def finder(args: argparse.Namespace) -> int:
-    """Put ``args.finder`` into ``args.file`` when ``args.ct`` show that no mask changes by it."""
-    from serving.engines.attach import attach
-
-    spared = attach(args.file, args.finder, args.ct, args.margin)
-    print(
-        f"It visits {spared.visited:.0%} of the voxels (all of {spared.everywhere} of {spared.cts} "
-        f"CTs); the least Dice of a mask is {spared.dice:.5f}."
-    )
     return 0
 
 

@@ -151,6 +151,19 @@ def calibration(args: argparse.Namespace) -> int:
     return 0
 
 
+def finder(args: argparse.Namespace) -> int:
+    """``islet finder RUNS FINDERS --data DIR``: judge a finder, and put one into models' files."""
+    from training import finding
+
+    if args.into and args.finder is None:
+        raise BadParameter("Name the finder that goes into the files with --finder.")
+    spared = finding.judge(args.runs, args.finders, open_datasets(args.data), args.margin)
+    print(finding.table(spared))
+    for path in args.into:
+        print(f"{path}: {finding.attach(path, args.finder, spared).name} has a finder")
+    return 0
+
+
 def export(args: argparse.Namespace) -> int:
     """``islet export RUN``: write a run's model as ONNX, and publish it where asked."""
     out = args.out or args.run / (f"model-{args.task}.onnx" if args.task else MODEL)

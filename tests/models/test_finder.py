@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imaging.errors import BadManifest, CorruptModel
+from imaging.errors import BadManifest, BadParameter, CorruptModel
 from imaging.geometry import Geometry
 from imaging.volume import Volume
-from models.finder import reaches_beyond, region
+from models.finder import described, reaches_beyond, region
 from models.manifest import Finder, Intensity, Manifest, Sampling
 from models.predict import predict
 from tests.imaging.grids import CANONICAL, STORAGE_ORDERS, stored_as
@@ -207,3 +208,23 @@ def test_a_manifest_with_a_finder_comes_back() -> None:
 def _image(volume: Volume) -> np.ndarray:
     """0 for the background, near 1 for the organ."""
     return ((volume.array + 300) / 800).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"activation": "sigmoid"}, "no finder"),
+        ({"intensity": Intensity((-100.0, 300.0))}, "sees"),
+        ({"sampling": Sampling((8.0, 8.0, 4.0))}, "no finder"),
+        ({"sampling": Sampling((None, None, None))}, "no finder"),
+        ({"outputs": ("pancreas", "liver")}, "does not look for kidney"),
+    ],
+)
+def test_what_is_no_finder_of_a_model_is_refused(fields: dict[str, Any], words: str) -> None:
+    model = dataclasses.replace(made(), outputs=("pancreas", "kidney"), finder=None)
+    glance = dataclasses.replace(model, sampling=Sampling((8.0, 8.0, 8.0)))
+    found = described(model, glance, b"its file")
+    assert (found.spacing_mm, found.divisor) == (8.0, glance.divisor)
+    assert found.sha256 == hashlib.sha256(b"its file").hexdigest()
+    with pytest.raises(BadParameter, match=words):
+        described(model, dataclasses.replace(glance, **fields), b"its file")

@@ -74,6 +74,25 @@ def publish(
     return store.publish(path)
 
 
+def logits_model(path: Path, name: str, spacing: float | None = None) -> Path:
+    """A 3D model whose scores are logits, at one spacing or on the CT's own grid."""
+    made = graph(CENTRES, 3)
+    del made.graph.node[1]
+    made.graph.node[0].output[0] = made.graph.output[0].name
+    described = Manifest(
+        name=name,
+        architecture="tiny",
+        dims=3,
+        provenance=Provenance("test"),
+        sampling=Sampling((spacing,) * 3),
+        intensity=Intensity(WINDOW),
+        outputs=tuple(CENTRES)[1:],
+        patch=(32, 64, 64),
+    )
+    embed(made, described, path)
+    return path
+
+
 def boxes_ct(shape: tuple[int, int, int] = (20, 40, 48)) -> tuple[Volume, np.ndarray]:
     """A CT of three boxes at the class centres, and its true label map; both (Z, Y, X)."""
     hu = np.full(shape, -100, np.int16)
