@@ -31,6 +31,7 @@ Command = Callable[[argparse.Namespace], int]
 _FLAGS = (
     ("--rounds", int, "rounds in all"),
     ("--local-epochs", int, "epochs a site trains in a round"),
+    ("--start", str, "a model of the server's store whose weights the first round begins with"),
     ("--strategy", str, "fedavg, fedbn, fedprox, ..."),
     ("--weighting", str, "sites count as their cases or are equal"),
     ("--codec", str, "how updates travel: fp32, fp16 or int8"),

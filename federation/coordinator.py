@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from federation import message
 from federation.aggregate import Average
 from federation.answer import Facts, answer_of, norms_of
+from federation.beginning import started
 from federation.codec import decode, encode_with_feedback
 from federation.job import Job
 from federation.parts import HEAD, moved, parts_of, rows_of, shared_weights, under
@@ -47,6 +48,7 @@ class Coordinator:
         attempt: at it, from 1.
         sites: what the sites said of themselves.
         candidates: for the global model.
+        before: what the provenance says of the weights that the first round began with.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class Coordinator:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         self._notes = notes
-        network = initial_network(job.recipe)
+        begun = (folder / _STATE).exists()
+        network, self.before = (initial_network(job.recipe), ()) if begun else started(job)
         keeps = strategy(job.strategy).keeps | ({HEAD} if job.local_head else set())
         self._parts = parts_of(network, job.recipe.architecture, keeps)
         self._rows = rows_of(network, job.recipe) if job.label_aware else {}
@@ -73,7 +76,7 @@ class Coordinator:
         self.candidates = Candidates(folder)
         self._closed: list[Round] = []
         self.round, self.attempt = 0, 1
-        if (folder / _STATE).exists():
+        if begun:
             self._load()
         self._resume_history()
         self._begin_attempt()
@@ -249,6 +252,7 @@ class Coordinator:
             "round": self.round,
             "sites": {s: [facts.cases, facts.annotated] for s, facts in self.sites.items()},
             "candidates": self.candidates.state(),
+            "before": list(self.before),
             "history": self.history().to_json(),
         }
         arrays = {f"model/{n}": a for n, a in self._model.items()}
@@ -269,7 +273,7 @@ class Coordinator:
             ) from error
         if header["job"] != self.job.to_json():
             raise JobFailed(f"{self.folder.name} holds another job; name a folder of its own.")
-        self.round = header["round"]
+        self.round, self.before = header["round"], tuple(header["before"])
         self.sites = {s: Facts(n, tuple(named)) for s, (n, named) in header["sites"].items()}
         self._model = dict(under("model/", arrays))
         self.reference = dict(under("reference/", arrays))

@@ -55,6 +55,8 @@ class Job:
         recipe: what is trained, over all rounds: its steps are those of one site in the job.
         recipes: sites that train another recipe of the same network; SegViz's sites differ in
             their organ and window.
+        start: a model of the server's store (``NAME@ALIAS``), the released ones behind it, whose
+            weights the first round begins with; else those of the recipe's seed.
         strategy: key of ``federation.strategies.STRATEGIES``.
         options: figures of the strategy, each with its default there.
         weighting: a site counts as much as its ``cases``, or all sites are ``equal``.
@@ -77,6 +79,7 @@ class Job:
     name: str
     recipe: Recipe
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    start: str = ""
     strategy: str = "fedavg"
     options: Mapping[str, float] = field(default_factory=dict)
     weighting: str = "cases"

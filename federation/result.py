@@ -62,12 +62,13 @@ def _export(coordinator: Coordinator, matrix: Matrix) -> Path | None:
     done = int(name.rpartition("-")[2])
     steps = done * job.local_epochs * job.recipe.steps_per_epoch
     total = sum(coordinator.cases.values())
+    own = {"name": "federation", "sites": len(coordinator.sites), "cases": total}
     provenance = dataclasses.replace(
         provenance_of(job.recipe, (), 0, steps),
         scope="global",
         round=done,
         job=coordinator.job_id or job.name,
-        data=({"name": "federation", "sites": len(coordinator.sites), "cases": total},),
+        data=(own, *coordinator.before),
     )
     path = coordinator.folder / GLOBAL_MODEL
     scores = {"federation": dict(matrix.scores.get(name, {}))}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from federation.beginning import started
 from federation.flare.local import kept, publish, run_local
 from federation.home import Home
 from federation.job import Job, scheduled
@@ -143,14 +144,17 @@ def _train_twin(job: Job, homes: Sequence[Home], out: Path) -> float:
     if took.exists():
         return float(json.loads(took.read_text(encoding="utf-8")))
     recipe = twin_of(job.recipe, len(homes))
-    started = time.monotonic()
+    began = time.monotonic()
     sets = [cases_of(home.data)[0] for home in homes]
-    fitted = fit(recipe, _balanced(job, recipe, homes), out, resume=True)
+    network, before = started(job)
+    balanced = _balanced(job, recipe, homes)
+    fitted = fit(recipe, balanced, out, initial=network.state_dict(), resume=True)
     cases = [case for cases in sets for case in cases]
     provenance = provenance_of(recipe, cases, 0, fitted.steps)
+    provenance = dataclasses.replace(provenance, data=(*provenance.data, *before))
     export_recipe(fitted.network, recipe, provenance, out / "model.onnx")
     seconds = sum(float(entry.get("seconds", 0)) for entry in fitted.history)
-    write_whole(took, json.dumps(seconds or time.monotonic() - started).encode())
+    write_whole(took, json.dumps(seconds or time.monotonic() - began).encode())
     return seconds
 
 
@@ -183,6 +187,7 @@ def _summary(
         "recipe": job.recipe.name,
         "scale": job.recipe.scale,
         "strategy": job.strategy,
+        "start": job.start,
         "rounds": job.rounds,
         "steps_a_site": job.recipe.steps,
         "sites": {

@@ -23,6 +23,9 @@ def add_command(kinds: Any) -> None:
     made.add_argument("--scale", default="paper", choices=("tiny", "small", "paper"))
     made.add_argument("--rounds", type=int, default=150)
     made.add_argument("--steps", type=int, default=10, help="of a site in a round")
+    made.add_argument(
+        "--from", dest="start", default="", metavar="MODEL", help="of the store: go on training it"
+    )
     made.add_argument("--strategy", default="fedavg", help="fedavg, fedprox, condist, ...")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of each site")
     made.add_argument("--seed", type=int, default=0, help="of weights, lesions and phantoms")
@@ -34,11 +37,16 @@ def starter(args: argparse.Namespace) -> int:
     from federation.starter import starter_job, train_starter
     from federation.ticker import Ticker
     from models.store import default_store
+    from training.pretraining import fine_tuned
     from training.recipes import recipe
 
     named = dataclasses.replace(recipe(args.recipe, args.scale), seed=args.seed)
     weights = {partner.name: partner.weight for partner in STARTER}
-    job = starter_job(named, args.rounds, args.steps, args.strategy, weights=weights)
+    if args.start:
+        named = fine_tuned(named)
+    job = starter_job(
+        named, args.rounds, args.steps, args.strategy, weights=weights, start=args.start
+    )
     data = share_out(STARTER, args.data, args.shapes, args.out / "data", args.seed)
     store = args.store or default_store().root
     say = Ticker(args.rounds)

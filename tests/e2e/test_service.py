@@ -119,7 +119,7 @@ def test_the_service_and_the_command_line_give_the_same_bytes(
     assert set(names) == {p.name for p in tmp_path.iterdir()}
     assert got == {n: (tmp_path / n).read_bytes() for n in got}
     # A worker hands its figures in after the answer.
-    wanted = 'islet_step_seconds_count{model="starter@1",step="network"}'
+    wanted = 'islet_step_seconds_count{model="starter@2",step="network"}'
     end = time.monotonic() + 30
     while wanted not in (counted := served.get("/metrics").text) and time.monotonic() < end:
         time.sleep(0.2)

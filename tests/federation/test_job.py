@@ -31,6 +31,7 @@ JOBS = st.builds(
     extra=st.integers(0, 5),
     named=st.sets(st.from_regex(r"[a-z][a-z0-9-]{0,31}", fullmatch=True), max_size=2),
     options=st.dictionaries(st.sampled_from(["mu", "lr"]), st.floats(0, 10)),
+    start=st.sampled_from(["", "starter@global"]),
     weighting=st.sampled_from(WEIGHTINGS),
     weights=st.dictionaries(st.sampled_from(["c1", "c2"]), POSITIVE),
     label_aware=st.booleans(),
