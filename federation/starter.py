@@ -22,8 +22,10 @@ from federation.job import Job, scheduled
 from federation.learner import cases_of
 from federation.policy import FACTS, Policy
 from federation.progress import History
+from federation.result import GLOBAL_MODEL
 from imaging.errors import DataError
 from imaging.files import write_whole
+from models.onnxfile import read_manifest, redescribe
 from models.store import Store
 from training.cache import cached
 from training.fit import fit
@@ -114,12 +116,29 @@ def train_starter(
     if not _ended(job, federation):
         run_local(job, homes, federation, say)
         write_whole(federation / _DONE, job.to_json().encode())
+    name_sources(federation / "results" / GLOBAL_MODEL, job, homes)
     models = publish(job, homes, federation / "results", store)
     seconds = _train_twin(job, homes, out / CENTRAL)
     models.append(kept(Store(store), out / CENTRAL / "model.onnx", CENTRAL))
     summary = _summary(job, homes, federation / "results", seconds, models)
     write_whole(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
     return summary
+
+
+def name_sources(model: Path, job: Job, homes: Sequence[Home]) -> None:
+    """Put the sites' data sets into the global model's manifest.
+
+    A server does not know them; here all sites are of one owner, and a card must say whose CTs a
+    released model learned from, and by which licence.
+    """
+    before = read_manifest(model).provenance
+    known = [entry for entry in before.data if entry.get("name") == "federation"]
+    cases = [case for home in homes for case in cases_of(home.data)[0]]
+    named = provenance_of(job.recipe, cases, 0, 0).data
+    rest = [entry for entry in before.data if entry not in known and entry not in named]
+    data = (*known, *named, *rest)
+    if data != before.data:
+        redescribe(model, provenance=dataclasses.replace(before, data=data))
 
 
 def _ended(job: Job, folder: Path) -> bool:

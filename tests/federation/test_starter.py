@@ -76,6 +76,11 @@ def test_all_models_are_in_one_store_with_what_they_are(
     assert (scopes["global"].round, scopes["site-b"].site) == (2, "b")
     assert scopes["central"].steps == 2 * (scopes["global"].steps or 0) == 8
     assert sum(entry["cases"] for entry in scopes["central"].data) == 5
+    # The server knows no data; the one that runs all sites does.
+    assert [e["name"] for e in scopes["global"].data] == [
+        "federation",
+        *(e["name"] for e in scopes["central"].data),
+    ]
     # Two cases and three: each site is drawn from as often as the other.
     (pool,) = trained
     counts = [sum(case.name == name for case in pool) for name in ("blocks_0", "blocks_10")]
