@@ -61,7 +61,7 @@ def measure(ct: Path, model: str, repeats: int) -> dict[str, Any]:
     floor, around, network = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(repeats + 1):
-            low = _floor(ct, Path(folder))
+            low = read_and_write(ct, Path(folder))
             whole, inside = _pipeline(ct, options, engines, Path(folder))
             if turn:
                 floor.append(low)
@@ -73,7 +73,7 @@ def measure(ct: Path, model: str, repeats: int) -> dict[str, Any]:
         "model": model,
         "machine": {"cores": usable_cores(), "processor": platform.machine()},
         "repeats": repeats,
-        **{name: _spread(values) for name, values in spreads.items()},
+        **{name: spread(values) for name, values in spreads.items()},
         "ratios": {"around_network_to_floor": statistics.median(around) / statistics.median(floor)},
     }
 
@@ -85,7 +85,7 @@ def peak_memory_mb(ct: Path, model: str, folder: Path) -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
-def _floor(ct: Path, folder: Path) -> float:
+def read_and_write(ct: Path, folder: Path) -> float:
     """Read the CT and write an empty-but-for-a-box label map on its grid."""
     start = time.perf_counter()
     volume = read_volume(ct)
@@ -129,7 +129,7 @@ def _phantom(folder: Path) -> Path:
     return path
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def spread(values: list[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
