@@ -119,7 +119,8 @@ def test_the_service_and_the_command_line_give_the_same_bytes(
     assert set(names) == {p.name for p in tmp_path.iterdir()}
     assert got == {n: (tmp_path / n).read_bytes() for n in got}
     # A worker hands its figures in after the answer.
-    wanted = 'islet_step_seconds_count{model="starter@2",step="network"}'
+    model = served.store.resolve("starter").reference
+    wanted = f'islet_step_seconds_count{{model="{model}",step="network"}}'
     end = time.monotonic() + 30
     while wanted not in (counted := served.get("/metrics").text) and time.monotonic() < end:
         time.sleep(0.2)
