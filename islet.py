@@ -152,6 +152,15 @@ def _add_made(commands: Any) -> None:
     ensemble.add_argument("runs", type=Path, nargs="+", help="folders of trainings of one recipe")
     ensemble.add_argument("-o", "--out", type=Path, required=True, help="the .onnx file")
 
+    join = commands.add_parser("join", help="make one model of trained parts, as starter is made")
+    join.set_defaults(command=_training("joining"))
+    join.add_argument("recipe", help="of the whole: starter")
+    join.add_argument(
+        "parts", nargs="+", metavar="PART=MODEL", help="e.g. organs=RUN; as for train --from"
+    )
+    join.add_argument("--scale", default="paper", choices=("tiny", "small", "paper"))
+    join.add_argument("-o", "--out", type=Path, required=True, help="the .onnx file")
+
     export = commands.add_parser("export", help="write a run's model as ONNX")
     export.set_defaults(command=_training("export"))
     export.add_argument("run", type=Path, help="folder of a training")

@@ -181,10 +181,11 @@ class Job:
                 f"All sites train one network; {recipe.name} has {recipe.architecture}, not "
                 f"{self.recipe.architecture}."
             )
-        if recipe.pretrain:
+        before = ", ".join(recipe.parts.values()) or recipe.pretrain
+        if before and not self.start:
             raise BadParameter(
-                f"{recipe.name} starts from {recipe.pretrain}, which a federation does not train; "
-                "train it in one place."
+                f"{recipe.name} is made from {before}, which a job of {recipe.name} does not "
+                "train; begin with a model of it (start), or submit a job of that."
             )
         if recipe.options != self.recipe.options:
             raise BadParameter(

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -26,9 +27,10 @@ from federation.result import GLOBAL_MODEL
 from imaging.errors import DataError
 from imaging.files import write_whole
 from models.onnxfile import read_manifest, redescribe
-from models.store import Store
+from models.store import DEFAULT_ALIAS, Store
 from training.cache import cached
 from training.fit import fit
+from training.joining import join_files
 from training.package import export_recipe, provenance_of
 from training.prepared import Prepared
 from training.recipe import Recipe
@@ -79,6 +81,7 @@ def train_starter(
     store: Path,
     *,
     threads: int = 1,
+    twin: bool = True,
     say: Callable[[Standing], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train the federation and its central twin, and publish all models in one store.
@@ -91,6 +94,7 @@ def train_starter(
         out: folder of both trainings and of the summary.
         store: root of the store: ``NAME@global``, ``NAME@site-SITE`` and ``NAME@central``.
         threads: CPU threads of each site.
+        twin: whether one is trained.
         say: told how the job stands.
 
     Returns:
@@ -118,11 +122,36 @@ def train_starter(
         write_whole(federation / _DONE, job.to_json().encode())
     name_sources(federation / "results" / GLOBAL_MODEL, job, homes)
     models = publish(job, homes, federation / "results", store)
-    seconds = _train_twin(job, homes, out / CENTRAL)
-    models.append(kept(Store(store), out / CENTRAL / "model.onnx", CENTRAL))
-    summary = _summary(job, homes, federation / "results", seconds, models)
+    central = None
+    if twin:
+        seconds = _train_twin(job, homes, out / CENTRAL)
+        central = {"steps": len(homes) * job.recipe.steps, "seconds": seconds}
+        models.append(kept(Store(store), out / CENTRAL / "model.onnx", CENTRAL))
+    summary = _summary(job, homes, federation / "results", central, models)
     write_whole(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
     return summary
+
+
+def join_published(recipe: Recipe, store: Path) -> list[str]:
+    """Join the models of a recipe's parts, alias by alias, and publish what comes out.
+
+    Args:
+        recipe: of the whole.
+        store: root of the store that holds the parts' models, under aliases that all of them have.
+
+    Returns:
+        A reference for each model.
+    """
+    known = Store(store)
+    aliases = [set(known.aliases(name)) for name in recipe.parts.values()]
+    made = []
+    for alias in sorted(set.intersection(*aliases) - {DEFAULT_ALIAS}):
+        sources = {p: known.resolve(f"{n}@{alias}").path for p, n in recipe.parts.items()}
+        with tempfile.TemporaryDirectory(prefix="islet-join-") as folder:
+            path = Path(folder) / "model.onnx"
+            join_files(recipe, sources, path)
+            made.append(kept(known, path, alias))
+    return made
 
 
 def name_sources(model: Path, job: Job, homes: Sequence[Home]) -> None:
@@ -198,7 +227,11 @@ def _balanced(job: Job, recipe: Recipe, homes: Sequence[Home]) -> list[Prepared]
 
 
 def _summary(
-    job: Job, homes: Sequence[Home], results: Path, seconds: float, models: Sequence[str]
+    job: Job,
+    homes: Sequence[Home],
+    results: Path,
+    central: dict[str, Any] | None,
+    models: Sequence[str],
 ) -> dict[str, Any]:
     history = History.load(results / "rounds.json")
     entries = [entry for made in history.rounds for entry in made.entries]
@@ -222,7 +255,7 @@ def _summary(
         },
         "seconds": sum(made.seconds for made in history.rounds),
         "overhead_seconds": sum(made.overhead_s for made in history.rounds),
-        "central": {"steps": len(homes) * job.recipe.steps, "seconds": seconds},
+        "central": central,
         "machine": {
             "cpus": os.cpu_count(),
             "system": platform.platform(),

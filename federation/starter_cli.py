@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.recipe import Recipe
 
 
 def add_command(kinds: Any) -> None:
@@ -26,6 +30,9 @@ def add_command(kinds: Any) -> None:
     made.add_argument(
         "--from", dest="start", default="", metavar="MODEL", help="of the store: go on training it"
     )
+    made.add_argument(
+        "--no-twin", dest="twin", action="store_false", help="leave the training in one place out"
+    )
     made.add_argument("--strategy", default="fedavg", help="fedavg, fedprox, condist, ...")
     made.add_argument("--threads", type=int, default=1, help="CPU threads of each site")
     made.add_argument("--seed", type=int, default=0, help="of weights, lesions and phantoms")
@@ -34,22 +41,46 @@ def add_command(kinds: Any) -> None:
 def starter(args: argparse.Namespace) -> int:
     """``islet federate starter --data DIR --shapes DIR -o OUT``: models and what was done."""
     from federation.partners import STARTER, share_out
-    from federation.starter import starter_job, train_starter
-    from federation.ticker import Ticker
+    from federation.starter import join_published
     from models.store import default_store
+    from training.joining import part_of
     from training.pretraining import fine_tuned
     from training.recipes import recipe
 
-    named = dataclasses.replace(recipe(args.recipe, args.scale), seed=args.seed)
-    weights = {partner.name: partner.weight for partner in STARTER}
-    if args.start:
-        named = fine_tuned(named)
-    job = starter_job(
-        named, args.rounds, args.steps, args.strategy, weights=weights, start=args.start
-    )
-    data = share_out(STARTER, args.data, args.shapes, args.out / "data", args.seed)
     store = args.store or default_store().root
-    say = Ticker(args.rounds)
-    summary = train_starter(job, data, args.out, store, threads=args.threads, say=say)
+    # A job names the model that it starts from; every process looks it up there.
+    os.environ["ISLET_STORE"] = str(store.resolve())
+    data = share_out(STARTER, args.data, args.shapes, args.out / "data", args.seed)
+    named = dataclasses.replace(recipe(args.recipe, args.scale), seed=args.seed)
+    summary: dict[str, Any]
+    if named.parts and not args.start:
+        trained = {
+            part: _train(args, part_of(named, part), data, args.out / part, store)
+            for part in named.parts
+        }
+        summary = {"parts": trained, "models": join_published(named, store)}
+    else:
+        whole = fine_tuned(named) if args.start else named
+        summary = _train(args, whole, data, args.out, store)
     print(json.dumps(summary, indent=1))
     return 0
+
+
+def _train(
+    args: argparse.Namespace,
+    recipe: Recipe,
+    data: dict[str, tuple[Path, ...]],
+    out: Path,
+    store: Path,
+) -> dict[str, Any]:
+    """A federation and its twin."""
+    from federation.partners import STARTER
+    from federation.starter import starter_job, train_starter
+    from federation.ticker import Ticker
+
+    weights = {partner.name: partner.weight for partner in STARTER}
+    job = starter_job(
+        recipe, args.rounds, args.steps, args.strategy, weights=weights, start=args.start
+    )
+    say = Ticker(args.rounds)
+    return train_starter(job, data, out, store, threads=args.threads, twin=args.twin, say=say)

@@ -19,6 +19,7 @@ from training.crossvalidate import crossvalidate
 from training.datasets import open_datasets
 from training.ensemble import export_ensemble
 from training.evaluate import Score, as_csv, evaluate, table
+from training.joining import join_files
 from training.package import onnx_scorer
 from training.pretraining import Start, fine_tuned, start_from
 from training.recipe import Recipe
@@ -83,6 +84,14 @@ def crossvalidation(args: argparse.Namespace) -> int:
 def ensemble(args: argparse.Namespace) -> int:
     """``islet ensemble RUN RUN --out FILE``: the runs' mean probabilities as one model."""
     _say(export_ensemble(args.runs, args.out))
+    return 0
+
+
+def joining(args: argparse.Namespace) -> int:
+    """``islet join RECIPE PART=MODEL ... --out FILE``: parts that were trained apart as a model."""
+    named = dict(part.partition("=")[::2] for part in args.parts)
+    manifest, parity = join_files(named_recipe(args.recipe, args.scale), named, args.out)
+    _say(Exported(args.out, manifest, parity))
     return 0
 
 

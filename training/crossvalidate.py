@@ -12,6 +12,7 @@ from training.cases import Case, load
 from training.evaluate import Score, score_case
 from training.folds import folds
 from training.package import onnx_scorer
+from training.prepared import Prepared
 from training.recipe import Recipe
 from training.runs import CACHE, DESCRIPTION, describe, make_phantoms, models_of, train_run
 from training.world import processes
@@ -60,14 +61,15 @@ def crossvalidate(
     unknown = set(only) - set(parts)
     if unknown:
         raise BadParameter(f"There is no case {sorted(unknown)} to leave out.")
-    phantoms = None
+    phantoms: Sequence[Prepared] | None = None
     scores = []
     for name, left_out in parts.items():
         if only and name not in only:
             continue
         run = out / name
         if not ((run / DESCRIPTION).exists() and models_of(run)):
-            phantoms = make_phantoms(recipe) if phantoms is None else phantoms
+            if phantoms is None:
+                phantoms = () if recipe.parts else make_phantoms(recipe)
             others = [case for case in cases if case not in left_out]
             settings: dict[str, Any] = {"cache": out / CACHE, "resume": True} | options
             train_run(recipe, others, run, phantoms=phantoms, **settings)

@@ -12,6 +12,7 @@ from models.labels import BY_NAME
 from training.losses import (
     deep_supervision,
     dice_loss,
+    families,
     hec_cross_entropy,
     hec_groups,
     kl_divergence,
@@ -20,6 +21,7 @@ from training.losses import (
     marginal_log_dice_ce,
     masked_dice_bce,
     reconstruction_l2,
+    within_organs,
 )
 from training.recipe import Loss, Recipe
 
@@ -95,6 +97,9 @@ class Objective(nn.Module):
             return marginal_dice(logits, targets, folds, loss.smooth, batch)
         dice_ce = marginal_log_dice_ce if loss.log_dice else marginal_dice_ce
         found = dice_ce(logits, targets, folds, loss.smooth, batch)
+        if loss.within:
+            inside = within_organs(logits, targets, folds, families(self._recipe.outputs))
+            found = found + loss.within * inside
         if loss.name == "dice_ce":
             return found
         return found + hec_cross_entropy(logits, targets, folds, self._groups(loss))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imaging.errors import BadParameter, DataError
@@ -55,8 +56,16 @@ class Start:
 
 
 @dataclass(frozen=True, eq=False)
-class _Given:
-    """Weights and what is known of the network they are from."""
+class Given:
+    """Weights and what is known of the network they are from.
+
+    Attributes:
+        name: for people.
+        network: tensors by name.
+        architecture: key of ``models.architectures.ARCHITECTURES``.
+        channels: what each output channel is for; empty for a dynamic head.
+        provenance, licence: of the model's manifest.
+    """
 
     name: str
     network: Mapping[str, Tensor]
@@ -84,7 +93,7 @@ def start_from(recipe: Recipe, source: str | Path) -> Start:
         BadParameter: weights of another network: another architecture, or one of which less than
             half fits.
     """
-    given = _read(source)
+    given = read_given(source)
     network = initial_network(recipe)
     if given.architecture != recipe.architecture:
         raise BadParameter(
@@ -100,7 +109,7 @@ def start_from(recipe: Recipe, source: str | Path) -> Start:
     tensors = dict([*network.named_parameters(), *network.named_buffers()])
     for name, own in tensors.items():
         value = given.network.get(name)
-        sliced = axes.get(name, ())
+        sliced = axes.get(name, {})
         if value is not None and _fits(own, value, sliced, len(given.channels)):
             taken += _put(own.detach(), value, sliced, pairs)
         elif own.is_floating_point():
@@ -153,7 +162,13 @@ def channels_of(
     return (BACKGROUND, *outputs) if activation == "softmax" else tuple(outputs)
 
 
-def _read(source: str | Path) -> _Given:
+def read_given(source: str | Path) -> Given:
+    """The weights that :func:`start_from` would start from.
+
+    Raises:
+        DataError: a folder without a checkpoint.
+        ModelNotFound: neither a file nor a model of the store.
+    """
     path = Path(source)
     if path.is_dir() or (path.is_file() and path.suffix != ".onnx"):
         return _of_training(path)
@@ -165,12 +180,12 @@ def _read(source: str | Path) -> _Given:
     name = label or f"{manifest.name} ({str(manifest.weights_sha256)[:12]})"
     weights = {n: torch.from_numpy(value.copy()) for n, value in read_weights(path).items()}
     channels = channels_of(manifest.outputs, manifest.activation)
-    return _Given(
+    return Given(
         name, weights, manifest.architecture, channels, manifest.provenance, manifest.licence
     )
 
 
-def _of_training(path: Path) -> _Given:
+def _of_training(path: Path) -> Given:
     saved = checkpoint.load(weights_of(path))
     # Read as plain JSON: a recipe of another version may still have made weights that fit.
     recipe = json.loads(saved.recipe)
@@ -178,7 +193,7 @@ def _of_training(path: Path) -> _Given:
     provenance = None
     if described.exists():
         provenance = Provenance(**json.loads(described.read_text(encoding="utf-8"))["provenance"])
-    return _Given(
+    return Given(
         f"a training of {recipe['name']} ({saved.step} steps)",
         saved.network,
         recipe["architecture"],
@@ -188,8 +203,8 @@ def _of_training(path: Path) -> _Given:
     )
 
 
-def _channel_axes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
-    """For each tensor the axes whose length is the number of output channels.
+def _channel_axes(recipe: Recipe) -> dict[str, dict[int, int]]:
+    """For each tensor the axes that grow with the number of output channels, and by how much.
 
     Found by building the network with one channel more.
     """
@@ -200,19 +215,21 @@ def _channel_axes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
         for n in (0, 1)
     )
     return {
-        name: tuple(a for a, n in enumerate(value.shape) if more[name].shape[a] != n)
+        name: {
+            a: more[name].shape[a] - n for a, n in enumerate(value.shape) if more[name].shape[a] > n
+        }
         for name, value in one.items()
     }
 
 
-def _fits(own: Tensor, given: Tensor, sliced: Sequence[int], channels: int) -> bool:
-    """Whether two tensors have one shape, but for the axes with a slice a channel."""
-    wanted = [channels if axis in sliced else n for axis, n in enumerate(own.shape)]
+def _fits(own: Tensor, given: Tensor, sliced: Mapping[int, int], channels: int) -> bool:
+    """Whether two tensors have one shape, but for the axes with slices for each channel."""
+    wanted = [channels * sliced.get(axis, 0) or n for axis, n in enumerate(own.shape)]
     return list(given.shape) == wanted
 
 
 def _put(
-    own: Tensor, given: Tensor, sliced: Sequence[int], pairs: Sequence[tuple[int, int]]
+    own: Tensor, given: Tensor, sliced: Mapping[int, int], pairs: Sequence[tuple[int, int]]
 ) -> int:
     """Copy a tensor, or the slices of it that the pairs of channels name.
 
@@ -225,7 +242,9 @@ def _put(
     target, source = (
         np.ix_(
             *(
-                np.array([pair[side] for pair in pairs], int) if axis in sliced else np.arange(n)
+                _slices([pair[side] for pair in pairs], sliced[axis])
+                if axis in sliced
+                else np.arange(n)
                 for axis, n in enumerate(own.shape)
             )
         )
@@ -235,7 +254,15 @@ def _put(
     return int(own.numpy()[target].size)
 
 
-def _origin(given: _Given) -> list[dict[str, Any]]:
+def _slices(channels: Sequence[int], width: int) -> NDArray[np.int64]:
+    """The places of some channels on an axis with so many slices for each."""
+    found: NDArray[np.int64] = (
+        np.array(channels, np.int64)[:, None] * width + np.arange(width)
+    ).ravel()
+    return found
+
+
+def _origin(given: Given) -> list[dict[str, Any]]:
     """The weights' own entry and those of what they were trained on."""
     own = {"name": f"weights of {given.name}", "licence": given.licence}
     before = given.provenance.data if given.provenance else ()

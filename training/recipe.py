@@ -182,6 +182,8 @@ class Loss:
         batch_dice: one Dice for each structure over the batch instead of one a sample.
         unlabelled: what a voxel without a label is where a case does not annotate a structure:
             ``unknown``, or ``background`` as in plain pooling of partly labelled sets.
+        within: weight of the cross-entropy of organ against lesions over the organ's own voxels,
+            in ``dice_ce`` and ``hec``.
         hec: weights of kidney and masses, and of masses.
         kl, reconstruction: weights of a variational branch's two losses; 0 where there is none.
     """
@@ -191,6 +193,7 @@ class Loss:
     smooth: float = 1.0
     batch_dice: bool = False
     unlabelled: str = "unknown"
+    within: float = 0.0
     hec: tuple[float, float] = (0.1, 0.3)
     kl: float = 0.0
     reconstruction: float = 0.0
@@ -198,6 +201,8 @@ class Loss:
     def __post_init__(self) -> None:
         if self.name not in _LOSSES:
             raise BadParameter(f"loss must be one of {', '.join(_LOSSES)}, not {self.name!r}.")
+        if self.within and self.name not in ("dice_ce", "hec"):
+            raise BadParameter(f"within belongs to dice_ce and hec, not to {self.name}.")
         if self.unlabelled not in ("unknown", "background"):
             raise BadParameter(
                 f"unlabelled must be unknown or background, not {self.unlabelled!r}."
@@ -226,6 +231,8 @@ class Recipe:
         tasks: for a dynamic head, the organ and tumor of each task in the order of the head's
             one-hot code; a patch trains one task that its case annotates.
         pretrain: name of the recipe whose weights this one starts from.
+        parts: of a network that is made of several, the name of the recipe that each is trained by,
+            by the module's name; see :mod:`training.joining`.
         steps, steps_per_epoch, batch: length of the training; ``batch`` is that of all processes.
         optimizer, augment: see there.
         foreground: part of the patches that are centred on a labelled voxel; each structure that a
@@ -237,7 +244,8 @@ class Recipe:
             the CT that they were made of is there too; ``None`` draws them like all cases.
         strangers: how many CTs without an abdomen are among the phantoms besides: what holds no
             organ is learned as well.
-        plant: probability that a patch of a case without lesion labels gets a planted lesion.
+        plant: probability that a patch of a case without labels of a lesion gets a planted one, of
+            each kind on its own.
         lesion_free: take the structures named here as absent, not unknown, in cases that do not
             annotate them; an assumption that the model card must state. A lesion that is no output
             is planted as well, and learned as its organ.
@@ -262,6 +270,7 @@ class Recipe:
     loss: Loss = Loss()
     tasks: tuple[Task, ...] = ()
     pretrain: str = ""
+    parts: dict[str, str] = field(default_factory=dict)
     steps: int = 1000
     steps_per_epoch: int = 100
     batch: int = 1

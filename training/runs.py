@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from imaging.errors import DataError
+from imaging.errors import BadParameter, DataError
 from imaging.files import write_whole
 from models.export import Parity
 from models.manifest import Manifest, Provenance
@@ -19,6 +20,7 @@ from training import checkpoint
 from training.cache import cached
 from training.cases import Case, Loaded
 from training.fit import fit
+from training.joining import join, part_of
 from training.package import export_recipe, manifest_of, provenance_of, structures_of, task_name
 from training.phantoms import ANNOTATED, PAINTED, make_phantom
 from training.phantoms.sets import stranger_series
@@ -27,6 +29,7 @@ from training.pretraining import RUN, Start, start_from, weights_of
 from training.recipe import Recipe
 from training.recipes import recipe as named_recipe
 from training.trainer import initial_network
+from training.world import processes
 
 MODEL, DESCRIPTION = "model.onnx", RUN
 PRETRAINING, CACHE = "pretraining", "cache"
@@ -70,10 +73,11 @@ def train_run(
         recipe: what to train.
         cases, validation: to learn from and to choose by; without any, phantoms take their place.
         out: the run's folder.
-        phantoms: the recipe's phantoms where they are already made.
+        phantoms: the recipe's phantoms where they are already made; parts have their own.
         start: weights to start from, of :func:`training.pretraining.start_from`. A recipe that
             starts from another one's weights trains that one first where they are not given, on
-            the same cases, in ``out/pretraining``.
+            the same cases, in ``out/pretraining``. One with parts that starts from nothing
+            trains each of them, in ``out/PART``, and is joined from them.
         cache: folder of prepared cases, by default ``out/cache``.
         options: of :func:`training.fit.fit`.
 
@@ -82,11 +86,14 @@ def train_run(
 
     Raises:
         BadManifest: the model could not be exported with such a recipe; before any training.
+        BadParameter: several processes would train parts.
         DataError: of :func:`training.cases.load` and :func:`training.fit.fit`.
     """
     for task in range(len(recipe.tasks)) if recipe.tasks else (None,):
         manifest_of(recipe, task=task)
     cache = cache or out / CACHE
+    if recipe.parts and start is None:
+        return _train_parts(recipe, cases, out, validation, cache, options)
     if phantoms is None:
         phantoms = make_phantoms(recipe, alone=not cases)
     prepared = [*(cached(case, recipe, cache) for case in cases), *phantoms]
@@ -187,6 +194,35 @@ def _make_strangers(recipe: Recipe, seed: int) -> list[Prepared]:
     made = enumerate(stranger_series(recipe.strangers, seed, recipe.outputs))
     cases = (Loaded(f"stranger-{i}", s.volume, s.labels, s.annotated) for i, s in made)
     return [prepare(case, recipe, phantom=True) for case in cases]
+
+
+def _train_parts(
+    recipe: Recipe,
+    cases: Sequence[Case],
+    out: Path,
+    validation: Sequence[Case],
+    cache: Path,
+    options: dict[str, Any],
+) -> list[Exported]:
+    """Each part's training, where it is not there, and the model that is joined from them."""
+    if processes() > 1:
+        raise BadParameter(
+            f"{recipe.name} is joined from {', '.join(recipe.parts.values())}; train these with "
+            "torchrun and put them together with `islet join`."
+        )
+    again = options | {"resume": True}
+    for part in recipe.parts:
+        if not (out / part / DESCRIPTION).exists():
+            own = part_of(recipe, part)
+            train_run(own, cases, out / part, validation=validation, cache=cache, **again)
+    network, provenance = join(recipe, {part: out / part for part in recipe.parts})
+    state = network.state_dict()
+    whole = checkpoint.Checkpoint(recipe.to_json(), 0, state, {}, {}, (math.inf, 0))
+    checkpoint.save(whole, out / checkpoint.LAST)
+    run = Run(recipe, provenance)
+    exported = _export(run, network, [cached(case, recipe, cache) for case in cases[:1]], out)
+    _describe(run, out)
+    return exported
 
 
 def _pretrained(

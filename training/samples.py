@@ -104,9 +104,9 @@ class Sampler:
         still = keeps_place(augment, rng)
         centre = self._centre(case, task, rng)
         hu, labels = _region(case, centre, recipe.patch, 0.0 if still else _MARGIN)
-        if case.plantable and rng.random() < recipe.plant:
-            kind = case.plantable[rng.integers(len(case.plantable))]
-            hu, labels, _ = plant(hu, labels, case.spacing, kind, rng)
+        for place in rng.permutation(len(case.plantable)):
+            if rng.random() < recipe.plant:
+                hu, labels, _ = plant(hu, labels, case.spacing, case.plantable[place], rng)
         image, target = augment_patch(
             hu.astype(np.float32), labels, recipe.patch, case.spacing, augment, rng, still
         )

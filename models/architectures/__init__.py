@@ -18,6 +18,7 @@ from models.architectures.c2fnas import C2FNAS
 from models.architectures.dodnet import DoDNet
 from models.architectures.dynunet import dynunet
 from models.architectures.kits21_resunet import KiTS21ResUNet
+from models.architectures.lesion_cascade import LesionCascade
 from models.architectures.monet import MoNet
 from models.architectures.segviz_unet import segviz_unet
 from models.architectures.subpixel_unet import SubpixelUNet
@@ -62,6 +63,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "dynunet": Architecture(dynunet, 3, 8, 2, "MONAI DynUNet, nnU-Net's plain U-Net"),
     "subpixel_unet": Architecture(
         SubpixelUNet, 3, 16, 2, "a plain U-Net between Shi et al. 2016's sub-pixel layers"
+    ),
+    "lesion_cascade": Architecture(
+        LesionCascade, 3, 16, 3, "two of subpixel_unet: organs, and lesions in them"
     ),
     "c2fnas": Architecture(C2FNAS, 3, 16, 3, "Wang et al. 2020, like C2FNAS (Yu et al. 2020)"),
     "segviz_unet": Architecture(segviz_unet, 3, 16, 2, "Kanhere et al. 2023 (SegViz)"),

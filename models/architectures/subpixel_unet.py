@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from imaging.errors import BadParameter
 
 _SIDE = 2
+_NORMS = ("instance", "batch")
 
 
 class SubpixelUNet(nn.Module):
-    """Two 3x3x3 convolutions a level, strided down, transposed up, instance norm.
+    """Two 3x3x3 convolutions a level, strided down, transposed up, a norm after each.
 
     Input (N, 1, Z, Y, X) with sides that are multiples of ``2 ** len(filters)``; output logits
     (N, channels, Z, Y, X).
@@ -28,13 +29,19 @@ class SubpixelUNet(nn.Module):
     Args:
         channels: output channels.
         filters: channels of each level (3 or 4), finest first; the finest is at half resolution.
+        norm: ``instance``, whose answer depends on what else a patch shows, or ``batch``, whose
+            does not.
 
     Raises:
-        BadParameter: another number of levels.
+        BadParameter: another number of levels, or another norm.
     """
 
-    def __init__(self, channels: int, filters: Sequence[int] = (32, 64, 128)) -> None:
+    def __init__(
+        self, channels: int, filters: Sequence[int] = (32, 64, 128), norm: str = "instance"
+    ) -> None:
         super().__init__()
+        if norm not in _NORMS:
+            raise BadParameter(f"norm must be one of {', '.join(_NORMS)}, not {norm!r}.")
         levels = len(filters)
         if not 3 <= levels <= 4:
             raise BadParameter(
@@ -49,7 +56,7 @@ class SubpixelUNet(nn.Module):
             strides=[1] + [2] * (levels - 1),
             upsample_kernel_size=[2] * (levels - 1),
             filters=list(filters),
-            norm_name=("INSTANCE", {"affine": True}),
+            norm_name=(norm, {"affine": True}),
         )
         _alike(self.network.output_block.conv.conv)
 

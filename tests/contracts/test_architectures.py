@@ -28,6 +28,7 @@ COUNTS = {
     "attention_unet": (31_741_573, 11_776),
     "dynunet": (1_401_170, 0),
     "subpixel_unet": (1_362_448, 0),
+    "lesion_cascade": (2_725_160, 1_280),
     "c2fnas": (15_313_856, 0),
     "segviz_unet": (4_808_917, 2_436),
     "dodnet": (17_329_528, 0),
@@ -41,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "attention_unet": {"filters": 2},
     "dynunet": {"filters": [4, 8, 8]},
     "subpixel_unet": {"filters": [4, 8, 8]},
+    "lesion_cascade": {"organs": {"filters": [4, 8, 8]}, "lesions": {"filters": [4, 8, 8]}},
     "c2fnas": {"filters": 2},
     "segviz_unet": {"filters": (4, 4, 4, 4, 4)},
     "dodnet": {"widths": (4, 4, 8, 8, 8), "groups": 2, "repeats": (1, 1, 1, 1, 1)},
@@ -167,7 +169,7 @@ def test_a_seed_gives_the_same_weights(name: str) -> None:
     networks = []
     for _ in range(2):
         torch.manual_seed(5)
-        networks.append(build(name, 2, **SMALL[name]).state_dict())
+        networks.append(build(name, 3, **SMALL[name]).state_dict())
     assert all(torch.equal(networks[0][k], networks[1][k]) for k in networks[0])
 
 

@@ -29,6 +29,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "attention_unet": {"filters": 2},
     "dynunet": {"filters": [2, 4, 4]},
     "subpixel_unet": {"filters": [2, 4, 4]},
+    "lesion_cascade": {
+        "organs": {"filters": [2, 4, 4]},
+        "lesions": {"filters": [2, 4, 4], "norm": "batch"},
+    },
     "c2fnas": {"filters": 2, "patch": [32, 32, 32]},
     "segviz_unet": {"filters": [2, 2, 4, 4, 4]},
     "dodnet": {"widths": [2, 2, 2, 4, 4], "repeats": [1] * 5, "groups": 2},

@@ -32,14 +32,20 @@ def made(*words: str) -> Job:
 
 def test_a_recipe_and_flags_are_a_job() -> None:
     flags = ("--rounds", "3", "--local-epochs", "2", "--codec", "int8", "--label-aware")
-    found = made("starter", "--scale", "tiny", *flags)
+    found = made("starter-organs", "--scale", "tiny", *flags)
     assert (found.rounds, found.local_epochs, found.codec) == (3, 2, "int8")
     assert (found.label_aware, found.local_head) == (True, False)
     assert found.recipe.steps == 6 * found.recipe.steps_per_epoch
 
 
+def test_a_recipe_of_parts_needs_a_model() -> None:
+    with pytest.raises(BadParameter, match="made from starter-organs, starter-lesions, which a"):
+        made("starter", "--scale", "tiny")
+    assert made("starter", "--scale", "tiny", "--start", "starter@global").start
+
+
 def test_without_flags_a_jobs_defaults_hold() -> None:
-    found = made("starter", "--scale", "tiny")
+    found = made("starter-organs", "--scale", "tiny")
     assert found == Job(found.name, found.recipe)
 
 
@@ -53,12 +59,12 @@ def test_a_file_is_a_whole_job(tmp_path: Path) -> None:
 
 def test_figures_of_a_strategy_and_noise_are_flags_too() -> None:
     flags = ("--strategy", "fedprox", "--option", "mu=0.1", "--privacy", "2", "0.5", "1e-6")
-    found = made("starter", "--scale", "tiny", *flags)
+    found = made("starter-organs", "--scale", "tiny", *flags)
     assert (found.strategy, found.options) == ("fedprox", {"mu": 0.1})
     assert found.privacy == Privacy(2.0, 0.5, 1e-6)
     for wrong in ("mu", "mu=high", "tau=1", "mu=-1"):
         with pytest.raises(BadParameter):
-            made("starter", "--scale", "tiny", "--strategy", "fedprox", "--option", wrong)
+            made("starter-organs", "--scale", "tiny", "--strategy", "fedprox", "--option", wrong)
 
 
 @pytest.mark.parametrize("words", [("nothing",), ("starter", "--codec", "fp8")])

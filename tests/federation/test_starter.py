@@ -97,6 +97,9 @@ def test_all_models_are_in_one_store_with_what_they_are(
     monkeypatch.setattr(starter, "fit", lambda *a, **k: pytest.fail("trained twice"))
     assert train_starter(job, data, out, store)["models"] == summary["models"]
     assert found.versions("tiny") == [1, 2, 3, 4]
+    without = train_starter(job, data, out, store, twin=False)
+    assert without["central"] is None
+    assert f"tiny@{found.aliases('tiny')['central']}" not in without["models"]
     other = dataclasses.replace(job, rule="worst")
     with pytest.raises(DataError, match="holds another training"):
         train_starter(other, data, out, store)

@@ -19,6 +19,7 @@ from training.losses.marginal import (
     marginal_log_dice_ce,
 )
 from training.losses.vae import kl_divergence, reconstruction_l2
+from training.losses.within import families, within_organs
 
 __all__ = [
     "UNKNOWN",
@@ -27,6 +28,7 @@ __all__ = [
     "condist_weight",
     "deep_supervision",
     "dice_loss",
+    "families",
     "fold",
     "folded_logits",
     "hec_cross_entropy",
@@ -37,4 +39,5 @@ __all__ = [
     "marginal_log_dice_ce",
     "masked_dice_bce",
     "reconstruction_l2",
+    "within_organs",
 ]

@@ -10,7 +10,13 @@ from training.recipes import kits21
 from training.recipes.monet import baseline, monet
 from training.recipes.mots import mots_dodnet, mots_kits21
 from training.recipes.segviz import segviz, segviz_site
-from training.recipes.starter import starter, starter_finder, starter_monet
+from training.recipes.starter import (
+    starter,
+    starter_finder,
+    starter_lesions,
+    starter_monet,
+    starter_organs,
+)
 from training.recipes.wang2020 import wang2020
 
 RECIPES: Mapping[str, Callable[[Scale], Recipe]] = {
@@ -29,6 +35,8 @@ RECIPES: Mapping[str, Callable[[Scale], Recipe]] = {
     "kits21-transfer": kits21.transfer,
     "kits21-scratch": kits21.from_scratch,
     "starter": starter,
+    "starter-organs": starter_organs,
+    "starter-lesions": starter_lesions,
     "starter-finder": starter_finder,
     "starter-monet": starter_monet,
 }

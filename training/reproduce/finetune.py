@@ -36,8 +36,8 @@ def reproduce(out: Path, scale: Scale, seeds: int, steps: int | None) -> Report:
 
     Args:
         out: folder of the trainings.
-        scale: of the recipe ``starter``; at ``tiny`` its rate is 5e-3 and its Dice less smooth,
-            with which organs are learned within hundreds of steps.
+        scale: of the recipe ``starter-organs``; at ``tiny`` its rate is 5e-3 and its Dice less
+            smooth, with which organs are learned within hundreds of steps.
         seeds: repetitions, each with other weights and other phantoms.
         steps: of the model to start from; what comes after is shortened alike. Where ``None`` the
             recipe's, at scale ``tiny`` 400.
@@ -53,7 +53,7 @@ def reproduce(out: Path, scale: Scale, seeds: int, steps: int | None) -> Report:
 
 def _short(scale: Scale, steps: int | None) -> Recipe:
     """The starter's recipe without phantoms of its own."""
-    recipe = dataclasses.replace(named_recipe("starter", scale), phantoms=0, plant=0.0)
+    recipe = dataclasses.replace(named_recipe("starter-organs", scale), phantoms=0, plant=0.0)
     if scale == "tiny":
         recipe = dataclasses.replace(
             recipe,

@@ -1,0 +1,91 @@
+"""Two U-Nets that see the same: one finds organs, the other tells what of an organ is a lesion.
+
+Lesions are few, small and anywhere in an organ; organs are large and where they always are. A
+network that has learned organs in large patches hardly learns lesions after it, one that sees
+little but organs learns them at once (docs/decisions/036-lesions-apart.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imaging.errors import BadParameter
+from models.architectures.subpixel_unet import SubpixelUNet
+
+_LESIONS = {"norm": "batch"}
+
+
+class LesionCascade(nn.Module):
+    """Organs by the one network, and by the other what of each is organ and what lesion.
+
+    An organ's score is shared by its family: the likeliest member, by the second network, has it
+    whole, the others what they are less likely by. So a lesion ends where its organ, of which it is
+    a part, ends for the first network.
+
+    Input (N, 1, Z, Y, X) with sides that are multiples of 16; output logits (N, channels, Z, Y, X).
+    The second network's batch norms keep the statistics that they came with: they are those of
+    patches around organs.
+
+    Args:
+        channels: output channels.
+        organ_of: for each of them the channel of its organ, its own for an organ and the
+            background; by default channel 1 is an organ and what follows are its lesions.
+        organs, lesions: options of the two :class:`SubpixelUNet`.
+
+    Attributes:
+        organs: gives a channel for the background and each organ, in their order.
+        lesions: gives one for the background and each member of a family with lesions.
+
+    Raises:
+        BadParameter: ``organ_of`` does not name an earlier organ for each channel, or no lesion.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        organ_of: Sequence[int] | None = None,
+        organs: Mapping[str, Any] | None = None,
+        lesions: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        given = tuple(organ_of or (0, *[1] * (channels - 1)))
+        kinds = sorted(set(given))
+        families = {organ: [c for c, o in enumerate(given) if o == organ] for organ in kinds}
+        named = all(organ <= c and given[organ] == organ for c, organ in enumerate(given))
+        if len(given) != channels or not named or families[0] != [0] or len(kinds) == channels:
+            raise BadParameter(
+                f"organ_of {given} must name for each of {channels} channels that of its organ, "
+                "for the background and organs their own, and have a lesion."
+            )
+        self._families = [members for members in families.values() if len(members) > 1]
+        self._organ = [kinds.index(organ) for organ in given]
+        members = sum(map(len, self._families))
+        self.organs = SubpixelUNet(len(kinds), **(organs or {}))
+        self.lesions = SubpixelUNet(1 + members, **(_LESIONS | dict(lesions or {})))
+
+    def forward(self, x: Tensor) -> Tensor:
+        organs, lesions = self.organs(x), self.lesions(x)
+        shares: dict[int, Tensor] = {}
+        first = 1
+        for family in self._families:
+            scores = lesions[:, first : first + len(family)]
+            first += len(family)
+            less = scores - scores.amax(1, keepdim=True)
+            shares |= {channel: less[:, i] for i, channel in enumerate(family)}
+        found = [
+            organs[:, organ] + shares[channel] if channel in shares else organs[:, organ]
+            for channel, organ in enumerate(self._organ)
+        ]
+        return torch.stack(found, 1)
+
+    def train(self, mode: bool = True) -> LesionCascade:
+        """Training, or not; the norms with running statistics are never trained."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.eval()
+        return self
