@@ -26,7 +26,7 @@ from training.trainer import initial_network
 OF = {recipe(name, "tiny").architecture: recipe(name, "tiny") for name in RECIPES}
 # The plain U-Net has no recipe of its own any more.
 OF["dynunet"] = dataclasses.replace(
-    recipe("starter", "tiny"), architecture="dynunet", options={"filters": [8, 16, 32]}
+    recipe("starter-organs", "tiny"), architecture="dynunet", options={"filters": [8, 16, 32]}
 )
 
 
@@ -165,6 +165,8 @@ def test_under_takes_a_prefix_off() -> None:
         ("kits21-scratch", ["head.weight", "head.bias"]),
         ("starter-monet", ["head.0.weight", "head.1.weight", "head.1.bias"]),
         ("monet", []),
+        # An organ's score is shared by its lesions.
+        ("starter", []),
     ],
 )
 def test_rows_of_real_networks(name: str, expected: list[str]) -> None:
@@ -174,7 +176,7 @@ def test_rows_of_real_networks(name: str, expected: list[str]) -> None:
 
 
 def test_a_sub_pixel_layer_has_a_row_for_every_voxel_of_a_block() -> None:
-    made = recipe("starter", "tiny")
+    made = recipe("starter-organs", "tiny")
     head = "network.output_block.conv.conv"
     rows = Rows(0, tuple(c for c in range(made.channels) for _ in range(8)))
     expected = {f"{head}.weight": rows, f"{head}.bias": rows}
