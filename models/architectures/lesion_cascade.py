@@ -24,7 +24,8 @@ class LesionCascade(nn.Module):
 
     An organ's score is shared by its family: the likeliest member, by the second network, has it
     whole, the others what they are less likely by. So a lesion ends where its organ, of which it is
-    a part, ends for the first network.
+    a part, ends for the first network. What the second one takes for background there (vessels and
+    fat at an organ's edge) is the organ's, no lesion.
 
     Input (N, 1, Z, Y, X) with sides that are multiples of 16; output logits (N, channels, Z, Y, X).
     The second network's batch norms keep the statistics that they came with: they are those of
@@ -72,7 +73,8 @@ class LesionCascade(nn.Module):
         shares: dict[int, Tensor] = {}
         first = 1
         for family in self._families:
-            scores = lesions[:, first : first + len(family)]
+            healthy = torch.maximum(lesions[:, :1], lesions[:, first : first + 1])
+            scores = torch.cat([healthy, lesions[:, first + 1 : first + len(family)]], 1)
             first += len(family)
             less = scores - scores.amax(1, keepdim=True)
             shares |= {channel: less[:, i] for i, channel in enumerate(family)}
