@@ -128,8 +128,13 @@ def train_starter(
         central = {"steps": len(homes) * job.recipe.steps, "seconds": seconds}
         models.append(kept(Store(store), out / CENTRAL / "model.onnx", CENTRAL))
     summary = _summary(job, homes, federation / "results", central, models)
-    write_whole(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+    keep_summary(summary, out)
     return summary
+
+
+def keep_summary(summary: Mapping[str, Any], out: Path) -> None:
+    """Write what was done into the folder."""
+    write_whole(out / SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
 
 
 def join_published(recipe: Recipe, store: Path) -> list[str]:

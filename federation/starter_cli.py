@@ -41,11 +41,10 @@ def add_command(kinds: Any) -> None:
 def starter(args: argparse.Namespace) -> int:
     """``islet federate starter --data DIR --shapes DIR -o OUT``: models and what was done."""
     from federation.partners import STARTER, share_out
-    from federation.starter import join_published
+    from federation.starter import join_published, keep_summary
     from models.store import default_store
-    from training.joining import part_of
     from training.pretraining import fine_tuned
-    from training.recipes import recipe
+    from training.recipes import beside, recipe
 
     store = args.store or default_store().root
     # A job names the model that it starts from; every process looks it up there.
@@ -55,10 +54,11 @@ def starter(args: argparse.Namespace) -> int:
     summary: dict[str, Any]
     if named.parts and not args.start:
         trained = {
-            part: _train(args, part_of(named, part), data, args.out / part, store)
-            for part in named.parts
+            part: _train(args, beside(name, named), data, args.out / part, store)
+            for part, name in named.parts.items()
         }
         summary = {"parts": trained, "models": join_published(named, store)}
+        keep_summary(summary, args.out)
     else:
         whole = fine_tuned(named) if args.start else named
         summary = _train(args, whole, data, args.out, store)

@@ -20,27 +20,6 @@ from training.recipes import recipe as named_recipe
 from training.trainer import initial_network
 
 
-def part_of(recipe: Recipe, part: str) -> Recipe:
-    """The recipe that a part is trained by, as much shorter or longer as the recipe itself is.
-
-    Its phantoms are as many more or fewer, too; its seed is the recipe's.
-    """
-    own, usual = (
-        named_recipe(recipe.parts[part], recipe.scale),
-        named_recipe(recipe.name, recipe.scale),
-    )
-    steps = max(1, round(own.steps * recipe.steps / usual.steps))
-    of_usual = recipe.phantoms / usual.phantoms if usual.phantoms else 1
-    return dataclasses.replace(
-        own,
-        steps=steps,
-        steps_per_epoch=min(own.steps_per_epoch, steps),
-        phantoms=round(own.phantoms * of_usual),
-        strangers=round(own.strangers * of_usual),
-        seed=recipe.seed,
-    )
-
-
 def join(recipe: Recipe, sources: Mapping[str, str | Path]) -> tuple[nn.Module, Provenance]:
     """The network of a recipe with parts, and where its weights come from.
 

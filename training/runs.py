@@ -20,14 +20,14 @@ from training import checkpoint
 from training.cache import cached
 from training.cases import Case, Loaded
 from training.fit import fit
-from training.joining import join, part_of
+from training.joining import join
 from training.package import export_recipe, manifest_of, provenance_of, structures_of, task_name
 from training.phantoms import ANNOTATED, PAINTED, make_phantom
 from training.phantoms.sets import stranger_series
 from training.prepared import Prepared, prepare
 from training.pretraining import RUN, Start, start_from, weights_of
 from training.recipe import Recipe
-from training.recipes import recipe as named_recipe
+from training.recipes import beside
 from training.trainer import initial_network
 from training.world import processes
 
@@ -213,7 +213,7 @@ def _train_parts(
     again = options | {"resume": True}
     for part in recipe.parts:
         if not (out / part / DESCRIPTION).exists():
-            own = part_of(recipe, part)
+            own = beside(recipe.parts[part], recipe)
             train_run(own, cases, out / part, validation=validation, cache=cache, **again)
     network, provenance = join(recipe, {part: out / part for part in recipe.parts})
     state = network.state_dict()
@@ -232,23 +232,8 @@ def _pretrained(
     before = out / PRETRAINING
     if not (before / DESCRIPTION).exists():
         again = options | {"resume": True, "hook": None}
-        train_run(_before(recipe), cases, before, cache=cache, **again)
+        train_run(beside(recipe.pretrain, recipe), cases, before, cache=cache, **again)
     return start_from(recipe, before)
-
-
-def _before(recipe: Recipe) -> Recipe:
-    """The pretraining of a recipe, shortened or lengthened as much as the recipe itself is."""
-    before = named_recipe(recipe.pretrain, recipe.scale)
-    usual = named_recipe(recipe.name, recipe.scale).steps
-    steps = max(1, round(before.steps * recipe.steps / usual))
-    return dataclasses.replace(
-        before,
-        steps=steps,
-        steps_per_epoch=min(before.steps_per_epoch, steps),
-        batch=recipe.batch,
-        phantoms=recipe.phantoms,
-        seed=recipe.seed,
-    )
 
 
 def _export(run: Run, network: nn.Module, seen: Sequence[Prepared], out: Path) -> list[Exported]:

@@ -17,6 +17,10 @@ from imaging.errors import BadParameter
 from models.architectures.subpixel_unet import SubpixelUNet
 
 _LESIONS = {"norm": "batch"}
+# Voxels that the second network sees around organs.
+_AROUND = 16
+# The second network's score of the background where it does not look; its others are 0 there.
+_SURE = 10.0
 
 
 class LesionCascade(nn.Module):
@@ -25,7 +29,8 @@ class LesionCascade(nn.Module):
     An organ's score is shared by its family: the likeliest member, by the second network, has it
     whole, the others what they are less likely by. So a lesion ends where its organ, of which it is
     a part, ends for the first network. What the second one takes for background there (vessels and
-    fat at an organ's edge) is the organ's, no lesion.
+    fat at an organ's edge) is the organ's, no lesion. In use it looks at the box around the organs
+    that may have one, since it is only asked there.
 
     Input (N, 1, Z, Y, X) with sides that are multiples of 16; output logits (N, channels, Z, Y, X).
     The second network's batch norms keep the statistics that they came with: they are those of
@@ -67,9 +72,11 @@ class LesionCascade(nn.Module):
         members = sum(map(len, self._families))
         self.organs = SubpixelUNet(len(kinds), **(organs or {}))
         self.lesions = SubpixelUNet(1 + members, **(_LESIONS | dict(lesions or {})))
+        self._step = self.lesions.divisor
 
     def forward(self, x: Tensor) -> Tensor:
-        organs, lesions = self.organs(x), self.lesions(x)
+        organs = self.organs(x)
+        lesions = self.lesions(x) if self.training else self._around(organs, x)
         shares: dict[int, Tensor] = {}
         first = 1
         for family in self._families:
@@ -84,6 +91,22 @@ class LesionCascade(nn.Module):
         ]
         return torch.stack(found, 1)
 
+    def _around(self, organs: Tensor, x: Tensor) -> Tensor:
+        """The second network's scores in the box around organs with families, all background's
+        elsewhere."""
+        label = organs.argmax(1)
+        wanted = torch.zeros_like(label, dtype=torch.bool)
+        for family in self._families:
+            wanted = wanted | (label == self._organ[family[0]])
+        spans = [(axis + 1, _span(wanted, axis, self._step)) for axis in (1, 2, 3)]
+        seen = x
+        for axis, inside in spans:
+            seen = seen.index_select(axis, inside.nonzero()[:, 0])
+        scores: Tensor = self.lesions(seen)
+        for axis, inside in spans:
+            scores = _put_back(scores, axis, inside)
+        return scores
+
     def train(self, mode: bool = True) -> LesionCascade:
         """Training, or not; the norms with running statistics are never trained."""
         super().train(mode)
@@ -91,3 +114,28 @@ class LesionCascade(nn.Module):
             if isinstance(module, nn.BatchNorm3d):
                 module.eval()
         return self
+
+
+def _span(wanted: Tensor, axis: int, step: int) -> Tensor:
+    """Which places to see along an axis of (N, Z, Y, X): a run of a multiple of so many steps.
+
+    All of it in tensors, so that an exported graph finds them anew for each input. Nothing wanted
+    is one step.
+    """
+    size = wanted.shape[axis]
+    there = wanted.int().amax([a for a in range(wanted.ndim) if a != axis]) > 0
+    index = torch.arange(size, device=wanted.device)
+    first = torch.where(there, index, size).amin() - _AROUND
+    last = torch.where(there, index + 1, 0).amax() + _AROUND
+    first = first.clamp(min=0, max=size - 1) // step * step
+    last = torch.maximum((last + step - 1) // step * step, first + step)
+    return (index >= first) & (index < last)
+
+
+def _put_back(scores: Tensor, axis: int, inside: Tensor) -> Tensor:
+    """Scores of a span at its place on a whole axis, the background's around it."""
+    whole = scores.index_select(axis, (inside.long().cumsum(0) - 1).clamp(min=0))
+    shape = [-1 if a == axis else 1 for a in range(scores.ndim)]
+    sure = torch.zeros(scores.shape[1], device=scores.device)
+    sure[0] = _SURE
+    return torch.where(inside.reshape(shape), whole, sure.reshape(1, -1, 1, 1, 1))

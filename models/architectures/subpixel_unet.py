@@ -32,6 +32,9 @@ class SubpixelUNet(nn.Module):
         norm: ``instance``, whose answer depends on what else a patch shows, or ``batch``, whose
             does not.
 
+    Attributes:
+        divisor: sides of its input are multiples of it.
+
     Raises:
         BadParameter: another number of levels, or another norm.
     """
@@ -47,6 +50,7 @@ class SubpixelUNet(nn.Module):
             raise BadParameter(
                 f"subpixel_unet has 3 or 4 levels, not {levels}; filters are {filters}."
             )
+        self.divisor = 2**levels
         block = _SIDE**3
         self.network = DynUNet(
             spatial_dims=3,

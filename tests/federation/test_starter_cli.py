@@ -57,6 +57,7 @@ def test_the_parts_are_federated_and_joined(
     for job, _, _ in trained:
         assert (job.recipe.steps, job.recipe.seed, job.weights["a"]) == (20, 3, 2)
     summary = json.loads(capsys.readouterr().out)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
     assert summary["parts"] == {p: {"job": f"starter-{p}"} for p in ("organs", "lesions")}
     assert [m.split()[-1] for m in summary["models"]] == ["(global)", "(site-a)"]
     made = Store(tmp_path / "store", behind=()).resolve("starter@site-a").manifest

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from imaging.errors import BadParameter
 from models.architectures.lesion_cascade import LesionCascade
+from models.export import export
+from tests.models.manifests import manifest as small_manifest
 
 SMALL = {"filters": [4, 8, 8]}
 # Background, pancreas, its tumor, kidney, its tumor and cyst, liver.
@@ -67,3 +71,66 @@ def test_its_batch_norms_stay_as_they_are() -> None:
 def test_other_families_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(BadParameter):
         cascade(**changes)
+
+
+class Bright(nn.Module):
+    """Organs by threshold: the pancreas over 1, the kidney over 3."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        liver = torch.full_like(x, -9.0)
+        return torch.cat([1 - x, x - 1, 2 * x - 4, liver], 1)
+
+
+def looking(network: LesionCascade) -> list[tuple[int, ...]]:
+    """The sizes of what the second network sees, as they come."""
+    seen: list[tuple[int, ...]] = []
+    network.lesions.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2:]))
+    return seen
+
+
+def scan(*, batch: int = 1) -> torch.Tensor:
+    """A pancreas and a kidney in air; 36:60, 40:44, 70:72 around both."""
+    x = torch.zeros(batch, 1, 96, 80, 112)
+    x[:, :, 36:40, 40:44, 70:72] = 2
+    x[-1, :, 56:60, 40:44, 70:72] = 4
+    return x + 0.1 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_lesions_are_looked_for_around_organs_alone() -> None:
+    network = cascade().eval()
+    network.organs = Bright()  # type: ignore[assignment]
+    seen = looking(network)
+    with torch.no_grad():
+        found, everywhere = network(scan(batch=2)), network.lesions(scan(batch=2))
+    assert seen == [(64, 40, 40), (96, 80, 112)]
+    organ = scan(batch=2)[:, 0] > 1
+    assert torch.equal(found.argmax(1) > 0, organ)
+    lesions = torch.cat([everywhere[:, :2].amax(1, keepdim=True), everywhere[:, 2:3]], 1)
+    pancreas = organ & (scan(batch=2)[:, 0] < 3)
+    same = (found.argmax(1) == 2) == (lesions.argmax(1) == 1)
+    assert same[pancreas].all()
+    # Where it did not look, a lesion is as good as excluded.
+    assert (found[:, 1] - found[:, 2])[:, :16].min() == 10
+
+
+def test_where_there_is_no_organ_next_to_nothing_is_looked_at() -> None:
+    network = cascade().eval()
+    network.organs = Bright()  # type: ignore[assignment]
+    seen = looking(network)
+    with torch.no_grad():
+        found = network(torch.zeros(1, 1, 32, 48, 64))
+    assert seen == [(8, 8, 8)]
+    assert not found.argmax(1).any()
+
+
+def test_an_exported_network_looks_for_organs_anew(tmp_path: Path) -> None:
+    network = cascade().eval()
+    network.organs = Bright()  # type: ignore[assignment]
+    outputs = ("pancreas", "pancreas_tumor", "kidney", "kidney_tumor", "kidney_cyst", "liver")
+    manifest = small_manifest(outputs=outputs, architecture="lesion_cascade", divisor=(16,) * 3)
+    export(network, manifest, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for x in (scan(), scan(batch=2), scan()[..., 16:80].roll(20, 3), torch.zeros(1, 1, 32, 32, 32)):
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), network(x), atol=1e-4, rtol=1e-4)

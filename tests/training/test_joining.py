@@ -14,11 +14,11 @@ from imaging.errors import BadParameter
 from models.onnxfile import read_manifest
 from tests.training.test_pretraining import learned, published
 from training import joining, runs
-from training.joining import join, part_of
+from training.joining import join
 from training.package import onnx_scorer
 from training.pretraining import start_from
 from training.recipe import Recipe
-from training.recipes import recipe
+from training.recipes import beside, recipe
 
 WHOLE = recipe("starter", "tiny")
 PARTS = {part: recipe(name, "tiny") for part, name in WHOLE.parts.items()}
@@ -72,9 +72,10 @@ def test_other_parts_are_refused(files: dict[str, Path], tmp_path: Path) -> None
 
 def test_a_part_is_as_much_shorter_as_the_whole() -> None:
     shorter = dataclasses.replace(WHOLE, steps=WHOLE.steps // 4, phantoms=WHOLE.phantoms // 2)
-    own = part_of(dataclasses.replace(shorter, seed=7), "lesions")
+    own = beside("starter-lesions", dataclasses.replace(shorter, seed=7, batch=3 * WHOLE.batch))
     usual = PARTS["lesions"]
     assert (own.steps, own.phantoms, own.seed) == (usual.steps // 4, usual.phantoms // 2, 7)
+    assert own.batch == 3 * usual.batch
     assert own.steps_per_epoch <= own.steps
 
 

@@ -95,6 +95,24 @@ def test_other_structures_take_their_own_slices(tmp_path: Path) -> None:
     assert torch.equal(begun.state[body], given.state_dict()[body])
 
 
+def test_a_channel_in_slices_is_taken_whole(tmp_path: Path) -> None:
+    """A sub-pixel layer answers each channel's voxels of a block in slices of its own."""
+    there = volumetric(architecture="subpixel_unet", patch=(16, 16, 16))
+    given = learned(there)
+    path = published(there, tmp_path / "model.onnx", given)
+    wanted = dataclasses.replace(there, outputs=("liver", "kidney", "pancreas"))
+    begun, seeded = start_from(wanted, path), initial_network(wanted).state_dict()
+    assert begun.fresh == ("liver",)
+    names = [n for n, value in begun.state.items() if value.shape != given.state_dict()[n].shape]
+    assert names
+    for name in names:
+        own, old, fresh = (s[name] for s in (begun.state, given.state_dict(), seeded))
+        own, old, fresh = (t.unflatten(0, (-1, 8)) for t in (own, old, fresh))
+        # Channels here: background, liver, kidney, pancreas; there: background, pancreas, kidney.
+        assert torch.equal(own[[0, 2, 3]], old[[0, 2, 1]])
+        assert torch.equal(own[1], fresh[1])
+
+
 def test_one_structure_of_a_softmax_is_taken_into_a_sigmoid(tmp_path: Path) -> None:
     given = learned(volumetric())
     path = published(volumetric(), tmp_path / "model.onnx", given)

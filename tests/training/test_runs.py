@@ -74,7 +74,7 @@ def test_a_pretraining_goes_before_and_is_as_much_shorter(
     assert (first.name, first.steps, first.batch, first.seed) == ("before", 2, 2, 9)
     # Taken up again it is not trained a second time.
     (tmp_path / "run" / "last.pt").unlink()
-    monkeypatch.setattr(runs, "_before", lambda recipe: pytest.fail("trained twice"))
+    monkeypatch.setattr(runs, "beside", lambda *a: pytest.fail("trained twice"))
     runs.train_run(shorter, cases, tmp_path / "run", **PLAIN)
 
 

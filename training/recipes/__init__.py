@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 from imaging.errors import BadParameter
@@ -51,3 +52,30 @@ def recipe(name: str, scale: Scale = "paper") -> Recipe:
     if name not in RECIPES:
         raise BadParameter(f"There is no recipe {name!r}; choose from {', '.join(RECIPES)}.")
     return RECIPES[name](scale)
+
+
+def beside(name: str, other: Recipe) -> Recipe:
+    """The recipe of a training that belongs to another one: its pretraining, or a part of it.
+
+    Args:
+        name: of the recipe.
+        other: the recipe it belongs to. As much as its steps, batch and phantoms are more or fewer
+            than usual, those of the result are; scale and seed are the same. Where it has usually
+            no phantoms, the result has as many as it.
+
+    Raises:
+        BadParameter: no such recipe.
+    """
+    own, usual = recipe(name, other.scale), recipe(other.name, other.scale)
+    steps = max(1, round(own.steps * other.steps / usual.steps))
+    of_usual = other.phantoms / usual.phantoms if usual.phantoms else 1
+    phantoms = round(own.phantoms * of_usual) if usual.phantoms else other.phantoms
+    return dataclasses.replace(
+        own,
+        steps=steps,
+        steps_per_epoch=min(own.steps_per_epoch, steps),
+        batch=max(1, round(own.batch * other.batch / usual.batch)),
+        phantoms=phantoms,
+        strangers=round(own.strangers * of_usual),
+        seed=other.seed,
+    )

@@ -78,7 +78,6 @@ def starter(scale: Scale = "paper") -> Recipe:
             "lesions": lesions.options,
         },
         outputs=_OUTPUTS,
-        cleanup=_CLEANUP,
         parts={"organs": organs.name, "lesions": lesions.name},
         loss=lesions.loss,
         optimizer=dataclasses.replace(organs.optimizer, lr=1e-3),
@@ -108,7 +107,7 @@ def starter_organs(scale: Scale = "paper") -> Recipe:
         # Kidneys and livers are better where more is seen at once, and it is faster (docs/log.md).
         window=(112, 144, 192),
         half=True,
-        cleanup=_CLEANUP[: len(_ORGANS)],
+        cleanup=_CLEANUP,
         # It works at 5 mm, and the CT knows better where an edge is (docs/log.md).
         edge_mm=3.0,
         loss=Loss("dice_ce", log_dice=True, smooth=100.0),
@@ -141,7 +140,7 @@ def starter_lesions(scale: Scale = "paper") -> Recipe:
         starter_organs(),
         name="starter-lesions",
         options={"filters": [32, 64, 96], "norm": "batch"},
-        outputs=_OUTPUTS[: len(_OUTPUTS) - 2],
+        outputs=_OUTPUTS[:-2],
         patch=(48, 48, 48),
         cleanup=(),
         edge_mm=0.0,
@@ -200,7 +199,6 @@ def starter_monet(scale: Scale = "paper") -> Recipe:
         starter_organs(),
         name="starter-monet",
         outputs=_OUTPUTS,
-        cleanup=_CLEANUP,
         architecture="monet",
         options={},
         sampling=Sampling((3.0, 1.5, 1.5)),
