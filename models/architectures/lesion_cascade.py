@@ -17,8 +17,8 @@ from imaging.errors import BadParameter
 from models.architectures.subpixel_unet import SubpixelUNet
 
 _LESIONS = {"norm": "batch"}
-# Voxels that the second network sees around organs.
-_AROUND = 16
+# Steps of voxels (see SubpixelUNet.divisor) that the second network sees around organs.
+_AROUND = 2
 # The second network's score of the background where it does not look; its others are 0 there.
 _SURE = 10.0
 
@@ -117,19 +117,20 @@ class LesionCascade(nn.Module):
 
 
 def _span(wanted: Tensor, axis: int, step: int) -> Tensor:
-    """Which places to see along an axis of (N, Z, Y, X): a run of a multiple of so many steps.
+    """Which places to see along an axis of (N, Z, Y, X): a run of whole steps.
 
-    All of it in tensors, so that an exported graph finds them anew for each input. Nothing wanted
-    is one step.
+    All of it in tensors, so that an exported graph finds them anew for each input; and counted in
+    steps, since OpenVINO takes a rounded division followed by a product for nothing. Nothing
+    wanted is one step.
     """
-    size = wanted.shape[axis]
-    there = wanted.int().amax([a for a in range(wanted.ndim) if a != axis]) > 0
-    index = torch.arange(size, device=wanted.device)
-    first = torch.where(there, index, size).amin() - _AROUND
-    last = torch.where(there, index + 1, 0).amax() + _AROUND
-    first = first.clamp(min=0, max=size - 1) // step * step
-    last = torch.maximum((last + step - 1) // step * step, first + step)
-    return (index >= first) & (index < last)
+    there = wanted.int().amax([a for a in range(wanted.ndim) if a != axis])
+    there = there.reshape(-1, step).amax(1) > 0
+    count = there.shape[0]
+    index = torch.arange(count, device=wanted.device)
+    first = (torch.where(there, index, count).amin() - _AROUND).clamp(min=0, max=count - 1)
+    last = torch.where(there, index, -1).amax() + _AROUND
+    inside = (index >= first) & (index <= torch.maximum(last, first))
+    return inside[:, None].expand(-1, step).reshape(-1)
 
 
 def _put_back(scores: Tensor, axis: int, inside: Tensor) -> Tensor:

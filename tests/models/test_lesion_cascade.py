@@ -123,14 +123,25 @@ def test_where_there_is_no_organ_next_to_nothing_is_looked_at() -> None:
     assert not found.argmax(1).any()
 
 
-def test_an_exported_network_looks_for_organs_anew(tmp_path: Path) -> None:
+def exported(folder: Path) -> tuple[Path, LesionCascade]:
+    """A cascade that finds bright organs, as a file and as it is."""
     network = cascade().eval()
     network.organs = Bright()  # type: ignore[assignment]
     outputs = ("pancreas", "pancreas_tumor", "kidney", "kidney_tumor", "kidney_cyst", "liver")
     manifest = small_manifest(outputs=outputs, architecture="lesion_cascade", divisor=(16,) * 3)
-    export(network, manifest, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    for x in (scan(), scan(batch=2), scan()[..., 16:80].roll(20, 3), torch.zeros(1, 1, 32, 32, 32)):
+    export(network, manifest, folder / "model.onnx")
+    return folder / "model.onnx", network
+
+
+def scans() -> list[torch.Tensor]:
+    """Scans with organs in different places, two of them at once, and one without any."""
+    return [scan(), scan(batch=2), scan()[..., 16:80].roll(20, 3), torch.zeros(1, 1, 32, 32, 32)]
+
+
+def test_an_exported_network_looks_for_organs_anew(tmp_path: Path) -> None:
+    path, network = exported(tmp_path)
+    session = onnxruntime.InferenceSession(path)
+    for x in scans():
         (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(found), network(x), atol=1e-4, rtol=1e-4)

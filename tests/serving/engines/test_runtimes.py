@@ -26,6 +26,7 @@ from serving.engines.onnx_runtime import OnnxRuntime
 from serving.engines.openvino import OpenVino
 from tests.models.foreign_graphs import axes, conv, model
 from tests.models.manifests import manifest
+from tests.models.test_lesion_cascade import exported, scans
 from tests.serving.tiny_model import CENTRES, boxes_ct, graph
 
 pytestmark = pytest.mark.skipif(not openvino.usable(), reason="OpenVINO is not installed")
@@ -73,6 +74,15 @@ def test_scores_are_those_of_onnx_runtime(dims: int, name: str) -> None:
         gc.collect()
         assert found.dtype == np.float32
         assert np.abs(found - expected).max() < (0.2 if "bf16" in name else 1e-4)
+
+
+@pytest.mark.parametrize("name", openvino.usable())
+def test_boxes_that_a_graph_finds_are_those_of_onnx_runtime(name: str, tmp_path: Path) -> None:
+    data = exported(tmp_path)[0].read_bytes()
+    plain, other = OnnxRuntime(data, "m", "cpu", 1), OpenVino(data, "m", 1, name)
+    for x in scans():
+        found, expected = other(x.numpy()), plain(x.numpy())
+        assert np.abs(found - expected).max() < (0.3 if "bf16" in name else 1e-3)
 
 
 def test_threads_share_one(store: Store) -> None:
