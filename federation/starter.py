@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from federation.beginning import started
+from federation.coordinator import ROUNDS
 from federation.flare.local import kept, publish, run_local
 from federation.home import Home
 from federation.job import Job, scheduled
@@ -238,7 +239,7 @@ def _summary(
     central: dict[str, Any] | None,
     models: Sequence[str],
 ) -> dict[str, Any]:
-    history = History.load(results / "rounds.json")
+    history = History.load(results / ROUNDS)
     entries = [entry for made in history.rounds for entry in made.entries]
     return {
         "recipe": job.recipe.name,

@@ -22,6 +22,7 @@ from models.store import Store
 from tests.federation.sites import write_blocks
 from tests.training.test_pretraining import learned, published
 from tests.training.tiny import volumetric
+from training.assess.cost import training_seconds
 from training.fit import Fitted, fit
 
 
@@ -92,6 +93,7 @@ def test_all_models_are_in_one_store_with_what_they_are(
     assert sites["b"]["annotated"] == ["kidney"]
     assert all(site["up_bytes"] > 1000 and site["down_bytes"] > 1000 for site in sites.values())
     assert summary["central"]["steps"] == 8
+    assert training_seconds(out / "federation") == pytest.approx(summary["seconds"])
 
     monkeypatch.setattr(starter, "run_local", lambda *a: pytest.fail("federated twice"))
     monkeypatch.setattr(starter, "fit", lambda *a, **k: pytest.fail("trained twice"))

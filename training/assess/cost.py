@@ -9,6 +9,8 @@ from pathlib import Path
 from imaging.errors import BadParameter, DataError
 from training.trainer import HISTORY
 
+# What a federation keeps of its rounds; its server has the same beside its state.
+ROUNDS = "results/rounds.json"
 # A small computer at work, all of it: assumption.
 WATTS = 60.0
 # The world's electricity, about: 480 g CO2 a kWh in 2023 (Ember, Global Electricity Review 2024).
@@ -50,8 +52,8 @@ def training_seconds(run: Path) -> float | None:
     """The seconds that all trainings below a folder took, as their histories say.
 
     Args:
-        run: of a training, or above several: a cross-validation's or a federation's. Trainings
-            that ran at the same time count each for itself.
+        run: of a training or a federation, or above several. Trainings that ran at the same time
+            count each for itself, the sites of a federation together: its rounds are counted.
 
     Returns:
         The sum; ``None`` where a history has an entry without ``seconds``.
@@ -59,14 +61,15 @@ def training_seconds(run: Path) -> float | None:
     Raises:
         DataError: no history there, or one that does not parse.
     """
-    files = sorted(run.rglob(HISTORY))
-    if not files:
-        raise DataError(f"{run} holds no training ({HISTORY}); name a run's folder.")
+    trainings, federations = sorted(run.rglob(HISTORY)), sorted(run.rglob(ROUNDS))
+    if not trainings and not federations:
+        raise DataError(f"{run} holds no training ({HISTORY}, {ROUNDS}); name a run's folder.")
     try:
-        entries = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-    except ValueError as error:
-        raise DataError(f"A history below {run} does not parse ({error}).") from error
-    seconds = [entry.get("seconds") for entry in entries]
+        entries = [json.loads(line) for f in trainings for line in f.read_text().splitlines()]
+        entries += [entry for f in federations for entry in json.loads(f.read_text())["rounds"]]
+        seconds = [entry.get("seconds") for entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"A history below {run} does not parse ({error!r}).") from error
     if not seconds or None in seconds:
         return None
     return float(sum(seconds))

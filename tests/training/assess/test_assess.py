@@ -177,6 +177,13 @@ def test_a_history_without_seconds_says_nothing(tmp_path: Path) -> None:
         training_seconds(tmp_path)
     (tmp_path / "history.jsonl").write_text('{"step": 1}\n')
     assert training_seconds(tmp_path) is None
+    (tmp_path / "history.jsonl").write_text('{"step": 1, "seconds": 3}\n')
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "rounds.json").write_text('{"rounds": [{"seconds": 4.5}, {"seconds": 2}]}')
+    assert training_seconds(tmp_path) == 9.5
+    (tmp_path / "results" / "rounds.json").write_text("[]")
+    with pytest.raises(DataError, match="does not parse"):
+        training_seconds(tmp_path)
     with pytest.raises(BadParameter, match="-1"):
         Power(-1)
 
