@@ -94,7 +94,7 @@ def lesions(found: Assessed) -> str:
             f"over {planted.OVERLAP:g} of the lesion and that the Dice of both is over "
             f"{planted.OVERLAP:g}. {already} of {len(listed)} lie where the untouched CT's "
             "prediction has such a lesion already, and count as not found. In brackets Wilson's "
-            "95 % interval.",
+            f"95 % interval. {_believed(found)}",
             _rates(planted.by_size(listed)),
             "By any lesion kind of the same organ:",
             _rates(planted.by_size(listed, "any_found")),
@@ -102,6 +102,17 @@ def lesions(found: Assessed) -> str:
             "Lesions predicted on the untouched CTs, number (ml):",
             _untouched(figures),
         ]
+    )
+
+
+def _believed(found: Assessed) -> str:
+    """Whether what is doubtful was left out, and what that rests on."""
+    about = found.record.figures["models"][found.name].values()
+    if not all(case.get("calibrated") for case in about):
+        return "Nothing was left out for want of confidence."
+    return (
+        "What has less confidence than the model asks for is left out, as the service does; the "
+        "confidences may have been fitted on these cases, each with a model that had not seen it."
     )
 
 

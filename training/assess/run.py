@@ -182,6 +182,7 @@ class _Work:
             "recipe": subject.manifest.provenance.recipe,
             "steps": subject.manifest.provenance.steps,
             "source": dict(subject.case.source),
+            "calibrated": bool(subject.manifest.calibration.trust),
         }
         bench, asked, seed = Bench(subject), self.settings.structures, self.settings.seed
         copies = self.settings.copies

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,6 +68,7 @@ def test_the_report_has_every_part(found: Assessed, home: Path) -> None:
     assert "differs from case to case" in text
     assert "| one | trained on | pseudo |" in text
     assert "Not measured." not in text
+    assert "Nothing was left out for want of confidence" in text
     for name in ("robustness.png", "sensitivity.png"):
         assert f"({name})" in text
         with Image.open(home / "out" / name) as picture:
@@ -172,6 +175,16 @@ def test_a_calibrated_models_card_says_how_well_it_is(
     assert "![Reliability](reliability.png)" in text
 
 
+def test_what_calibrated_models_leave_out_is_said(found: Assessed) -> None:
+    figures = copy.deepcopy(found.record.figures)
+    for case in figures["models"][found.name].values():
+        case["calibrated"] = True
+    record = SimpleNamespace(figures=figures, of=found.record.of)
+    text = report(dataclasses.replace(found, record=record))  # type: ignore[arg-type]
+    assert "is left out, as the service does" in text
+    assert "Nothing was left out" not in text
+
+
 def test_a_history_without_seconds_says_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no training"):
         training_seconds(tmp_path)
@@ -179,7 +192,9 @@ def test_a_history_without_seconds_says_nothing(tmp_path: Path) -> None:
     assert training_seconds(tmp_path) is None
     (tmp_path / "history.jsonl").write_text('{"step": 1, "seconds": 3}\n')
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "rounds.json").write_text('{"rounds": [{"seconds": 4.5}, {"seconds": 2}]}')
+    (tmp_path / "results" / "rounds.json").write_text(
+        '{"rounds": [{"seconds": 4.5}, {"seconds": 2}]}'
+    )
     assert training_seconds(tmp_path) == 9.5
     (tmp_path / "results" / "rounds.json").write_text("[]")
     with pytest.raises(DataError, match="does not parse"):
