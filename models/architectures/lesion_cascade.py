@@ -92,8 +92,7 @@ class LesionCascade(nn.Module):
         return torch.stack(found, 1)
 
     def _around(self, organs: Tensor, x: Tensor) -> Tensor:
-        """The second network's scores in the box around organs with families, all background's
-        elsewhere."""
+        """The second network's scores around organs with families, the background's elsewhere."""
         label = organs.argmax(1)
         wanted = torch.zeros_like(label, dtype=torch.bool)
         for family in self._families:
