@@ -72,7 +72,6 @@ class LesionCascade(nn.Module):
         members = sum(map(len, self._families))
         self.organs = SubpixelUNet(len(kinds), **(organs or {}))
         self.lesions = SubpixelUNet(1 + members, **(_LESIONS | dict(lesions or {})))
-        self._step = self.lesions.divisor
 
     def forward(self, x: Tensor) -> Tensor:
         organs = self.organs(x)
@@ -97,7 +96,7 @@ class LesionCascade(nn.Module):
         wanted = torch.zeros_like(label, dtype=torch.bool)
         for family in self._families:
             wanted = wanted | (label == self._organ[family[0]])
-        spans = [(axis + 1, _span(wanted, axis, self._step)) for axis in (1, 2, 3)]
+        spans = [(axis + 1, _span(wanted, axis, self.lesions.divisor)) for axis in (1, 2, 3)]
         seen = x
         for axis, inside in spans:
             seen = seen.index_select(axis, inside.nonzero()[:, 0])
