@@ -12,7 +12,7 @@ UI := serving/ui/built/index.html
 # Stamps: rebuilt when the dependencies change. The small one has no torch.
 $(VENV)/.serving: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[serving]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[serving,openvino]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt

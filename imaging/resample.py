@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,10 @@ _PARALLEL = 1e-8
 # Offsets between grids are rounded to this part of a millimetre. An origin's last bits depend on
 # the axis order in which a CT is stored; the voxels that come out must not.
 _STEPS_PER_MM = 2**20
+
+
+# Given the index of a slice and what is in it (Y, X).
+TakeSlice = Callable[[int, NDArray[np.float32]], None]
 
 
 def to_image(array: NDArray[Any], geometry: Geometry) -> sitk.Image:
@@ -42,21 +47,36 @@ def resample_linear(volume: Volume, grid: Geometry, fill: float) -> Volume:
         grid: where values are wanted.
         fill: outside of the volume.
     """
+    result = np.empty(grid.shape, np.float32)
+    linear_slices(volume, grid, fill, result.__setitem__)
+    if volume.array.dtype.kind in "iu":
+        result = np.rint(result, out=result).astype(volume.array.dtype)
+    return Volume(result, grid, volume.warnings)
+
+
+def linear_slices(volume: Volume, grid: Geometry, fill: float, take: TakeSlice) -> None:
+    """What :func:`resample_linear` gives, a slice at a time: none is kept.
+
+    Args:
+        volume: int16 or float32; nothing is rounded.
+        grid: where values are wanted.
+        fill: outside of the volume.
+        take: given the index of a slice and its values (Y, X), float32; called by several threads.
+    """
     blocks = block_sizes(volume.geometry, grid)
     array, geometry = volume.array, volume.geometry
     if blocks != (1, 1, 1):
         array, geometry = block_means(array, geometry, blocks)
     lookups = _axis_lookups(geometry, grid)
     if lookups is not None:
-        result = _interpolate(array, lookups, fill)
-    else:
-        resampler = _resampler(geometry, grid, sitk.sitkLinear, fill)
-        # SimpleITK cuts off the decimals of integers, which would darken a CT by half a unit.
-        resampler.SetOutputPixelType(sitk.sitkFloat32)
-        result = sitk.GetArrayFromImage(resampler.Execute(_image_at_zero(array, geometry)))
-    if volume.array.dtype.kind in "iu":
-        result = np.rint(result, out=result).astype(volume.array.dtype)
-    return Volume(result, grid, volume.warnings)
+        _interpolate(array, lookups, fill, take)
+        return
+    resampler = _resampler(geometry, grid, sitk.sitkLinear, fill)
+    # SimpleITK cuts off the decimals of integers, which would darken a CT by half a unit.
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    image = resampler.Execute(_image_at_zero(array, geometry))
+    for z, values in enumerate(sitk.GetArrayViewFromImage(image)):
+        take(z, values)
 
 
 def resample_nearest(labels: Volume, grid: Geometry) -> Volume:
@@ -103,26 +123,27 @@ def _axis_lookups(source: Geometry, grid: Geometry) -> list[Float] | None:
     return [start[a] + steps[a] * np.arange(grid.shape[a]) for a in range(3)]
 
 
-def _interpolate(array: NDArray[Any], lookups: list[Float], fill: float) -> NDArray[np.float32]:
+def _interpolate(array: NDArray[Any], lookups: list[Float], fill: float, take: TakeSlice) -> None:
     """Linear interpolation along one axis after the other, as SimpleITK defines it.
 
     Half a voxel beyond the first and last one counts as inside and holds the edge's value.
     """
     taps = [_taps(values, n) for values, n in zip(lookups, array.shape, strict=True)]
     (low_z, part_z, in_z), (low_y, part_y, in_y), (low_x, part_x, in_x) = taps
-    result = np.empty(tuple(len(values) for values in lookups), np.float32)
 
     def interpolate(run: range) -> None:
         for z in run:
             rows = _between(array[low_z[z, 0]], array[low_z[z, 1]], part_z[z])
+            # Columns first, while there are few rows: whole rows are gathered faster.
+            rows = _between(rows[:, low_x[:, 0]], rows[:, low_x[:, 1]], part_x)
             rows = _between(rows[low_y[:, 0]], rows[low_y[:, 1]], part_y[:, None])
-            result[z] = _between(rows[:, low_x[:, 0]], rows[:, low_x[:, 1]], part_x)
+            rows[~in_y] = fill
+            rows[:, ~in_x] = fill
+            if not in_z[z]:
+                rows.fill(fill)
+            take(z, rows)
 
-    spread(interpolate, len(result))
-    result[~in_z] = fill
-    result[:, ~in_y] = fill
-    result[:, :, ~in_x] = fill
-    return result
+    spread(interpolate, len(in_z))
 
 
 def _taps(

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from imaging.geometry import Geometry
@@ -228,7 +227,7 @@ def _lesions(
     """The lesions of a kind that is there, its voxels as flat indices, and whose each is."""
     box = bounding_box(mask)
     assert box is not None
-    parts = sitk.GetArrayFromImage(connected_parts(mask[box]))
+    parts = connected_parts(mask[box])
     places = np.argwhere(parts)
     owner = parts[tuple(places.T)].astype(np.intp) - 1
     places += [side.start for side in box]
@@ -306,7 +305,7 @@ def _parts_with(labels: NDArray[np.uint8], organ: Structure) -> NDArray[np.bool_
     found = np.isin(labels, _whole(organ))
     box = bounding_box(found)
     if box is not None:
-        parts = sitk.GetArrayFromImage(connected_parts(found[box]))
+        parts = connected_parts(found[box])
         held = np.unique(parts[labels[box] == organ.value])
         found[box] = np.isin(parts, held[held > 0])
     return found

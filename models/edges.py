@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imaging.geometry import Geometry
-from imaging.resample import resample_linear, resample_nearest
+from imaging.resample import linear_slices, resample_nearest
 from imaging.volume import Volume
 from models.labels import STRUCTURES
 from models.postprocess import bounding_box
@@ -58,10 +59,11 @@ def place(labels: Volume, image: NDArray[np.float32], edge_mm: float, grid: Geom
         image: what the network saw there (Z, Y, X).
         edge_mm: how far the edges may be off, one standard deviation; with 0 every voxel of the
             CT has the nearest label.
-        grid: of the CT, with axes parallel to the network's.
+        grid: of the CT.
     """
     if edge_mm <= 0:
         return resample_nearest(labels, grid)
+    labels, image = _near(labels, image, edge_mm)
     organs = list(_organs(labels, image, edge_mm))
     rest = _among([organ.value for organ in organs])[labels.array]
     result = resample_nearest(labels.with_array(np.where(rest, np.uint8(0), labels.array)), grid)
@@ -70,10 +72,27 @@ def place(labels: Volume, image: NDArray[np.float32], edge_mm: float, grid: Geom
         there = Volume(margin, labels.geometry.crop(*_corner(organ.box)))
         box = _on(there.geometry, grid)
         if box is not None:
-            odds = resample_linear(there, grid.crop(*_corner(box)), -_FAR).array
-            # What is taken already is a lesion.
-            found[box][(odds > 0) & (found[box] == 0)] = organ.value
+            mark = partial(_mark, found[box], organ.value)
+            linear_slices(there, grid.crop(*_corner(box)), -_FAR, mark)
     return result
+
+
+def _mark(found: NDArray[np.uint8], value: int, z: int, odds: NDArray[np.float32]) -> None:
+    """Give a slice's voxels that are likely an organ's its value; what is taken is a lesion."""
+    np.copyto(found[z], np.uint8(value), where=(odds > 0) & (found[z] == 0))
+
+
+def _near(
+    labels: Volume, image: NDArray[np.float32], edge_mm: float
+) -> tuple[Volume, NDArray[np.float32]]:
+    """Both, cut down to what an edge of any structure may reach."""
+    tight = bounding_box(labels.array > 0)
+    if tight is None:
+        return labels, image
+    sides = zip(tight, labels.geometry.spacing, image.shape, strict=True)
+    z, y, x = (_grown(side, edge_mm / step, n) for side, step, n in sides)
+    part = labels.geometry.crop(*_corner((z, y, x)))
+    return Volume(labels.array[z, y, x], part, labels.warnings), image[z, y, x]
 
 
 def _organs(labels: Volume, image: NDArray[np.float32], edge_mm: float) -> Iterator[_Organ]:
@@ -82,8 +101,9 @@ def _organs(labels: Volume, image: NDArray[np.float32], edge_mm: float) -> Itera
     low, high = float(image.min()), float(image.max())
     bright = (image - low) * (_STEPS / max(high - low, 1e-6))
     steps = np.minimum(bright, _STEPS - 1, out=bright).astype(np.uint8)
+    there = np.bincount(labels.array.ravel(), minlength=256)
     for organ in STRUCTURES:
-        if organ.parent is not None or not (labels.array == organ.value).any():
+        if organ.parent is not None or not there[organ.value]:
             continue
         parts = _among([organ.value, *(s.value for s in STRUCTURES if s.parent == organ.name)])
         tight = bounding_box(parts[labels.array])

@@ -33,7 +33,8 @@ IN_BRACKETS = {"pyjwt[crypto]": "cryptography", "psycopg[binary]": "psycopg-bina
 
 def test_the_bento_installs_what_serving_needs_in_the_tested_versions() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = set(project["optional-dependencies"]["serving"]) - {"bentoml"}
+    extras = project["optional-dependencies"]
+    asked = {*extras["serving"], *extras["openvino"]} - {"bentoml"}
     wanted = {name.split("[")[0] for name in asked}
     wanted |= {IN_BRACKETS[name] for name in asked if "[" in name}
     listed = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["python"]["packages"]

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
 from imaging.geometry import Geometry
@@ -126,7 +125,7 @@ def _with_truth(
     lesions: tuple[Lesion, ...], labels: Volume, name: str, right: NDArray[np.bool_]
 ) -> Iterator[tuple[Lesion, float]]:
     """Each lesion with 1 where it is real, else 0: by the part of the label map nearest to it."""
-    parts = sitk.GetArrayFromImage(connected_parts(labels.array == BY_NAME[name].value))
+    parts = connected_parts(labels.array == BY_NAME[name].value)
     places = np.argwhere(parts)
     if not len(places):
         return
