@@ -65,9 +65,7 @@ def predict(
     image, grid = network_input(volume, manifest)
     tell("network", 0.0)
     box = region(image, grid, manifest, finder) if finder else None
-    labels, sure = _label_box(image, box, manifest, scorer, tell)
-    tell("postprocess", 0.0)
-    labels = clean(labels, manifest.cleanup, grid.voxel_ml)
+    labels, sure = _found(image, grid, box, manifest, scorer, tell)
     labels, findings = judge(labels, sure, grid, manifest, keep_doubtful)
     canonical = to_canonical(volume).geometry
     placed = place(Volume(labels, grid), image, manifest.edge_mm, canonical)
@@ -82,25 +80,30 @@ def network_input(volume: Volume, manifest: Manifest) -> tuple[NDArray[np.float3
     return normalise(seen.array, manifest.intensity), seen.geometry
 
 
-def _label_box(
+def _found(
     image: NDArray[np.float32],
+    grid: Geometry,
     box: Box | None,
     manifest: Manifest,
     scorer: Scorer,
     tell: Progress,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """What :func:`label_grid` gives, worked out within a box and 0 around it.
+    """What :func:`label_grid` gives, cleaned; looked for within a box where one is given.
 
-    A structure that goes on beyond the box shows that it is too small, and all is visited.
+    A structure that goes on beyond the box shows that it is too small, and all is visited. A speck
+    that cleaning drops shows nothing.
     """
-    if box is None:
-        return label_grid(image, manifest, scorer, tell)
-    inside = label_grid(image[box], manifest, scorer, tell)
-    if reaches_beyond(inside[0] > 0, box, image.shape):
-        return label_grid(image, manifest, scorer, tell)
-    labels, sure = np.zeros((2, *image.shape), np.uint8)
-    labels[box], sure[box] = inside
-    return labels, sure
+    if box is not None:
+        labels, sure = np.zeros((2, *image.shape), np.uint8)
+        labels[box], sure[box] = label_grid(image[box], manifest, scorer, tell)
+        tell("postprocess", 0.0)
+        labels = clean(labels, manifest.cleanup, grid.voxel_ml)
+        if not reaches_beyond(labels[box] > 0, box, image.shape):
+            return labels, sure
+        tell("network", 0.0)
+    labels, sure = label_grid(image, manifest, scorer, tell)
+    tell("postprocess", 0.0)
+    return clean(labels, manifest.cleanup, grid.voxel_ml), sure
 
 
 def label_grid(
