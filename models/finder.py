@@ -1,14 +1,17 @@
 """Where in a CT a model need look: a small network's glance at the whole of it.
 
 What a model marks lies in a part of most scans, and its network's time goes with the voxels that
-it visits. A finder sees means of blocks of the model's own input, some hundredths of it. It only
-proposes: where it is unsure, or what the model then marks goes on beyond the box, everything is
-visited.
+it visits. A finder sees means of blocks of the model's own input, some hundredths of it, and what
+it marks is cleaned as the model's masks are: a heart that looks like a liver is no second one. It
+only proposes: where it is unsure, or what the model then marks goes on beyond the box, everything
+is visited.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +19,13 @@ from numpy.typing import NDArray
 from imaging.blocks import block_means
 from imaging.errors import BadParameter, CorruptModel
 from imaging.geometry import Geometry
-from models.manifest import Finder, Manifest
-from models.postprocess import bounding_box, seeded_parts
+from models.manifest import Calibration, Finder, Manifest
+from models.postprocess import bounding_box, clean, decide, seeded_parts
 from models.scorer import Scorer
 
 Box = tuple[slice, slice, slice]
+
+_NONE = Calibration()
 
 
 def region(
@@ -45,9 +50,12 @@ def region(
     steps = zip(image.shape, grid.spacing, strict=True)
     blocks = [max(1, min(n // 2, round(finder.spacing_mm / mm))) for n, mm in steps]
     means, coarse = block_means(image, grid, (blocks[0], blocks[1], blocks[2]))
-    chance = chances(means, finder, scorer)
+    scores = finder_scores(means, finder, scorer)
+    # Channels of a softmax, whatever the model's own are.
+    read = replace(manifest, outputs=finder.outputs, activation="softmax", calibration=_NONE)
+    labels = clean(decide(scores, read), manifest.cleanup, coarse.voxel_ml)
     least = finder.least_ml / coarse.voxel_ml
-    found = bounding_box(seeded_parts(chance >= finder.likely, chance >= finder.sure, least))
+    found = bounding_box(seeded_parts(labels > 0, _chances(scores) >= finder.sure, least))
     if found is None:
         return None
     ends = zip(found, blocks, image.shape, grid.spacing, strict=True)
@@ -81,32 +89,32 @@ def described(model: Manifest, finder: Manifest, data: bytes) -> Finder:
     missing = set(model.outputs) - set(finder.outputs)
     if missing:
         raise BadParameter(f"{finder.name} does not look for {', '.join(sorted(missing))}.")
-    return Finder(float(spacing[0] or 0), finder.divisor, hashlib.sha256(data).hexdigest())
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Finder(float(spacing[0] or 0), finder.divisor, sha256, finder.outputs)
 
 
-def chances(means: NDArray[np.float32], finder: Finder, scorer: Scorer) -> NDArray[np.float32]:
-    """The probability (Z, Y, X), float32, that a voxel holds any structure.
-
-    Args:
-        means: the finder's input (Z, Y, X).
-        finder: of the manifest.
-        scorer: its network.
+def finder_scores(means: NDArray[np.float32], finder: Finder, scorer: Scorer) -> NDArray[Any]:
+    """A finder's scores (C, Z, Y, X) of its input (Z, Y, X).
 
     Raises:
-        CorruptModel: see :func:`region`.
+        CorruptModel: they are no numbers, or not a grid of its input's size.
     """
     pad = [(0, -n % d) for n, d in zip(means.shape, finder.divisor, strict=True)]
     padded = np.pad(means, pad, constant_values=float(means.min()))[None, None]
     scores = np.asarray(scorer(padded))
-    fits = scores.ndim == 5 and scores.shape[1] > 1 and scores.shape[2:] == padded.shape[2:]
-    if not fits or not np.isfinite(scores).all():
+    expected = (1, 1 + len(finder.outputs), *padded.shape[2:])
+    if scores.shape != expected or not np.isfinite(scores).all():
         raise CorruptModel(
-            f"The model's finder gave scores of shape {scores.shape} for an input of "
-            f"{padded.shape}, or some that are not finite; attach another one."
+            f"The model's finder gave scores of shape {scores.shape}, not {expected}, or some that "
+            "are not finite; attach another one."
         )
     z, y, x = means.shape
-    logits = scores[0, :, :z, :y, :x]
-    weights = np.exp(logits - logits.max(0))
+    return scores[0, :, :z, :y, :x]
+
+
+def _chances(scores: NDArray[Any]) -> NDArray[np.float32]:
+    """The probability (Z, Y, X) that a voxel holds any structure."""
+    weights = np.exp(scores - scores.max(0))
     chance: NDArray[np.float32] = 1 - weights[0] / weights.sum(0)
     return chance
 

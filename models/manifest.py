@@ -178,15 +178,13 @@ class Calibration:
 class Finder:
     """A small network, kept in the same file, that says which part of a CT the model need visit.
 
-    Its channel 0 is the background, the rest whatever the model looks for.
-
     Attributes:
         spacing_mm: about what it sees; whole voxels of the model's grid are averaged.
         divisor: its inputs have sides that are multiples of it (per axis, Z, Y, X).
         sha256: of its own ONNX file.
-        likely: the probability of any structure from which a voxel is taken for part of one.
-        sure, least_ml: a connected part that has nowhere so much probability, or is smaller, is
-            not counted; without the rest the model visits everything.
+        outputs: structures of its channels; one for the background goes before them.
+        sure, least_ml: a connected part of what it marks that has nowhere so much probability, or
+            is smaller, is not counted; without the rest the model visits everything.
         margin_mm: around what is found, that the model sees besides.
         fitted: for people: what it spares, and what of the masks it costs.
     """
@@ -194,22 +192,22 @@ class Finder:
     spacing_mm: float
     divisor: tuple[int, int, int]
     sha256: str
-    likely: float = 0.3
+    outputs: tuple[str, ...]
     sure: float = 0.95
     least_ml: float = 15.0
     margin_mm: float = 20.0
     fitted: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        freeze(self, "divisor")
+        freeze(self, "divisor", "outputs")
+        if not self.outputs or not BY_NAME.keys() >= set(self.outputs):
+            raise BadManifest(f"A finder's outputs {self.outputs} are not all known structures.")
         if not 1 <= self.spacing_mm <= 50:
             raise BadManifest(f"A finder's spacing {self.spacing_mm} mm is outside 1 to 50 mm.")
         if min(self.divisor) < 1 or max(self.divisor) > 256:
             raise BadManifest(f"A finder's divisor {self.divisor} is outside 1 to 256.")
-        if not 0 < self.likely <= self.sure <= 1:
-            raise BadManifest(
-                f"likely {self.likely} and sure {self.sure} must ascend within (0, 1]."
-            )
+        if not 0 < self.sure <= 1:
+            raise BadManifest(f"A finder is sure from {self.sure} on, which is outside (0, 1].")
         if not (0 <= self.margin_mm <= 500 and 0 <= self.least_ml <= 1e4):
             raise BadManifest(
                 f"margin_mm {self.margin_mm} is outside 0 to 500, or least_ml {self.least_ml} "

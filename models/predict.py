@@ -26,7 +26,7 @@ from models.tiling import Tiling, tile, weights
 Progress = Callable[[str, float], None]
 
 # Slices of a 2D model that go through the network together.
-_SLICES = 8
+SLICES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +177,7 @@ class _Network:
         depth = tiling.padded[0]
         self._count = tiling.count
         if manifest.dims == 2:
-            self._count = -(-depth // _SLICES) * math.prod(len(s) for s in tiling.starts[1:])
+            self._count = -(-depth // SLICES_AT_ONCE) * math.prod(len(s) for s in tiling.starts[1:])
         self._done = 0
 
     def __call__(self, slab: NDArray[np.float32]) -> NDArray[Any]:
@@ -213,8 +213,8 @@ Slab = Iterator[tuple[slice, NDArray[np.float32]]]
 
 def _walk_2d(image: NDArray[np.float32], network: _Network) -> Slab:
     """Several slices at a time."""
-    for first in range(0, image.shape[0], _SLICES):
-        where = slice(first, min(first + _SLICES, image.shape[0]))
+    for first in range(0, image.shape[0], SLICES_AT_ONCE):
+        where = slice(first, min(first + SLICES_AT_ONCE, image.shape[0]))
         yield where, network(image[where])
 
 

@@ -122,7 +122,7 @@ def problem(path: Path, memory_mb: int = MEMORY_MB) -> str | None:
 
 def _lowest_score(path: Path, manifest: Manifest) -> float:
     """Of all that the network gives for noise; the finder's runs too, where there is one."""
-    from models.finder import chances
+    from models.finder import finder_scores
     from models.onnxfile import read_finder
     from models.predict import label_grid
 
@@ -139,7 +139,7 @@ def _lowest_score(path: Path, manifest: Manifest) -> float:
         label_grid(image, manifest, scorer, _untold)
     if manifest.finder is not None:
         finder = _network(read_finder(path.read_bytes(), manifest.finder))
-        chances(images[0], manifest.finder, finder)
+        finder_scores(images[0], manifest.finder, finder)
     return min(lowest)
 
 

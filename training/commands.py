@@ -20,7 +20,7 @@ from training.datasets import open_datasets
 from training.ensemble import export_ensemble
 from training.evaluate import Score, as_csv, evaluate, table
 from training.joining import join_files
-from training.package import onnx_scorer
+from training.package import onnx_finder, onnx_scorer
 from training.pretraining import Start, fine_tuned, start_from
 from training.recipe import Recipe
 from training.recipes import recipe as named_recipe
@@ -102,7 +102,8 @@ def evaluation(args: argparse.Namespace) -> int:
         path = default_store().resolve(args.model).path
     manifest = read_manifest(path)
     cases = [c for c in open_datasets(args.data) if args.split in ("all", c.split)]
-    scores = evaluate(cases, manifest, onnx_scorer(path), args.surfaces)
+    finder = onnx_finder(path, manifest)
+    scores = evaluate(cases, manifest, onnx_scorer(path), args.surfaces, finder)
     _report(f"Dice of {args.model}", scores, args)
     if args.surfaces:
         print(f"\nSurface Dice\n\n{table(scores, 'surface_dice')}")

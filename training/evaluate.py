@@ -57,6 +57,7 @@ def score_case(
     scorer: Scorer,
     surfaces: bool = False,
     masks: Sequence[str] = (),
+    finder: Scorer | None = None,
 ) -> list[Score]:
     """Predict one case and score what its labels can judge.
 
@@ -65,8 +66,9 @@ def score_case(
         manifest, scorer: of the model.
         surfaces: also surface Dice and Hausdorff distance, which take seconds a structure.
         masks: structures or groups to score, by default the model's structures.
+        finder: of the model.
     """
-    predicted = predict(case.image, manifest, scorer).labels.array
+    predicted = predict(case.image, manifest, scorer, finder=finder).labels.array
     spacing = case.image.geometry.spacing
     found = []
     for name in masks or scorable(manifest.outputs, case.annotated):
@@ -77,10 +79,18 @@ def score_case(
 
 
 def evaluate(
-    cases: Iterable[Case], manifest: Manifest, scorer: Scorer, surfaces: bool = False
+    cases: Iterable[Case],
+    manifest: Manifest,
+    scorer: Scorer,
+    surfaces: bool = False,
+    finder: Scorer | None = None,
 ) -> list[Score]:
     """Scores of every case."""
-    return [score for case in cases for score in score_case(load(case), manifest, scorer, surfaces)]
+    return [
+        score
+        for case in cases
+        for score in score_case(load(case), manifest, scorer, surfaces, finder=finder)
+    ]
 
 
 def table(scores: Sequence[Score], field: str = "dice") -> str:

@@ -20,6 +20,7 @@ from models.architectures import ARCHITECTURES
 from models.architectures.dynamic_head import DynamicHead
 from models.export import Parity, export
 from models.manifest import Manifest, Provenance
+from models.onnxfile import read_finder
 from models.preprocess import normalise
 from models.scorer import Scorer
 from models.tiling import tile
@@ -167,7 +168,18 @@ def torch_scorer(network: nn.Module, bf16: bool = False) -> Scorer:
 
 def onnx_scorer(path: Path) -> Scorer:
     """An exported model on the CPU, as ``models.predict`` wants it."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return _scorer(path.read_bytes())
+
+
+def onnx_finder(path: Path, manifest: Manifest) -> Scorer | None:
+    """The finder in an exported model's file; ``None`` where its manifest has none."""
+    if manifest.finder is None:
+        return None
+    return _scorer(read_finder(path.read_bytes(), manifest.finder))
+
+
+def _scorer(data: bytes) -> Scorer:
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def score(patches: NDArray[np.float32]) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from models.onnxfile import read_manifest, redescribe
 from models.predict import predict
 from models.scorer import Scorer
 from serving.engines import openvino
-from serving.engines.onnx_runtime import OnnxRuntime
+from serving.engines.onnx_runtime import OnnxRuntime, open_finder
 from serving.engines.openvino import OpenVino
 from serving.engines.overlaps import Overlaps
 
@@ -45,11 +45,12 @@ def compare(path: Path, cts: Sequence[Path]) -> dict[str, float]:
     manifest, data, threads = read_manifest(path), path.read_bytes(), usable_cores()
     plain = OnnxRuntime(data, path.name, "cpu", threads)
     others = {name: OpenVino(data, path.name, threads, name) for name in names}
+    finder = open_finder(manifest, data, path.name, threads)
     overlaps = {name: Overlaps(manifest.outputs) for name in names}
     for volume in map(read_volume, cts):
-        expected = _labels(volume, manifest, plain)
+        expected = _labels(volume, manifest, plain, finder)
         for name, other in others.items():
-            overlaps[name].add(expected, _labels(volume, manifest, other))
+            overlaps[name].add(expected, _labels(volume, manifest, other, finder))
     if not any(found.any() for found in overlaps.values()):
         raise BadParameter(
             f"{path.name} finds nothing in these CTs, so nothing can be compared; name others."
@@ -66,5 +67,7 @@ def record(path: Path, fidelity: dict[str, float]) -> Manifest:
     return redescribe(path, fidelity=fidelity)
 
 
-def _labels(volume: Volume, manifest: Manifest, scorer: Scorer) -> NDArray[np.uint8]:
-    return predict(volume, manifest, scorer, keep_doubtful=True).labels.array
+def _labels(
+    volume: Volume, manifest: Manifest, scorer: Scorer, finder: Scorer | None
+) -> NDArray[np.uint8]:
+    return predict(volume, manifest, scorer, keep_doubtful=True, finder=finder).labels.array

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from imaging.errors import BadParameter
 from imaging.limits import MIB
 from imaging.threads import usable_cores
-from models.onnxfile import read_finder
 from models.store import StoredModel
 from models.trial import smallest_input
 from serving.engines import openvino
 from serving.engines.choice import choose
-from serving.engines.onnx_runtime import OnnxRuntime, has_cuda
+from serving.engines.onnx_runtime import OnnxRuntime, has_cuda, open_finder
 from serving.engines.runtime import Runtime
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -69,7 +68,7 @@ class Engine:
         threads = threads or usable_cores()
         self._runtime = self._open(data, device, threads, runtime)
         self.device, self.runtime = self._runtime.device, self._runtime.name
-        self.finder = self._open_finder(data, threads)
+        self.finder = open_finder(model.manifest, data, model.reference, threads)
         self.used = time.monotonic()
 
     def __call__(self, patches: NDArray[np.float32]) -> NDArray[Any]:
@@ -97,13 +96,6 @@ class Engine:
         manifest = self.model.manifest
         size = manifest.patch if self.device == "cuda" else smallest_input(manifest)
         self(np.zeros((1, 1, *size[3 - manifest.dims :]), np.float32))
-
-    def _open_finder(self, data: bytes, threads: int) -> Runtime | None:
-        """On the CPU: it takes some hundredths of what the model takes."""
-        described = self.model.manifest.finder
-        if described is None:
-            return None
-        return OnnxRuntime(read_finder(data, described), self.model.reference, "cpu", threads)
 
     def _open(self, data: bytes, device: str, threads: int, runtime: str) -> Runtime:
         if device == "cuda" or (device == "auto" and has_cuda()):

@@ -16,12 +16,12 @@ from imaging.errors import BadManifest, BadParameter, CorruptModel
 from imaging.geometry import Geometry
 from imaging.volume import Volume
 from models.finder import described, reaches_beyond, region
-from models.manifest import Finder, Intensity, Manifest, Sampling
+from models.manifest import Cleanup, Finder, Intensity, Manifest, Sampling
 from models.predict import predict
 from tests.imaging.grids import CANONICAL, STORAGE_ORDERS, stored_as
 from tests.models.scenes import HU, by_tissue, deep_manifest
 
-FINDER = Finder(8.0, (4, 4, 4), "0" * 64, 0.2, 0.8, 1.0, 6.0)
+FINDER = Finder(8.0, (4, 4, 4), "0" * 64, ("kidney",), 0.8, 1.0, 6.0)
 SHAPE = (60, 70, 80)
 ORGAN = (slice(24, 36), slice(20, 38), slice(40, 60))
 GRID = Geometry(SHAPE, (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), CANONICAL)
@@ -92,7 +92,7 @@ def test_the_box_holds_what_was_found_and_the_margin() -> None:
         assert side.stop == min(n, -(-organ.stop // 4) * 4 + 3)
 
 
-@pytest.mark.parametrize("strength", [0.0, 1.0])
+@pytest.mark.parametrize("strength", [0.0, 0.5])
 def test_an_unsure_finder_has_everything_visited(strength: float) -> None:
     assert region(_image(ct(ORGAN)), GRID, made(), glance(strength)) is None
     whole, all_voxels = visited(ct(ORGAN), made(), None)
@@ -102,12 +102,12 @@ def test_an_unsure_finder_has_everything_visited(strength: float) -> None:
 
 
 def test_what_nowhere_is_sure_is_not_counted() -> None:
-    """A second, paler thing far away is likely everywhere and sure nowhere."""
+    """A second, paler thing far away is marked, and sure nowhere."""
     image = _image(ct(ORGAN))
     image[48:56, 60:68, 4:12] = 0.21
     alone = region(_image(ct(ORGAN)), GRID, made(), glance())
     assert region(image, GRID, made(), glance()) == alone
-    assert region(image, GRID, made(likely=0.5, sure=0.6), glance()) != alone
+    assert region(image, GRID, made(sure=0.6), glance()) != alone
 
 
 def test_what_is_too_small_is_not_counted() -> None:
@@ -117,6 +117,16 @@ def test_what_is_too_small_is_not_counted() -> None:
     # Eight blocks of 8 mm are 4.1 ml.
     assert region(image, GRID, made(least_ml=4.2), glance()) == alone
     assert region(image, GRID, made(least_ml=4.0), glance()) != alone
+
+
+def test_what_the_model_would_clean_away_is_not_counted() -> None:
+    """A second thing far away looks just like the organ, and is smaller."""
+    image = _image(ct(ORGAN))
+    image[48:56, 60:68, 4:12] = 0.9
+    alone = region(_image(ct(ORGAN)), GRID, made(), glance())
+    one = dataclasses.replace(made(), cleanup=(Cleanup("kidney", keep_largest=1),))
+    assert region(image, GRID, one, glance()) == alone
+    assert region(image, GRID, made(), glance()) != alone
 
 
 def test_a_mask_that_goes_on_beyond_the_box_has_everything_visited() -> None:
@@ -145,8 +155,8 @@ def test_any_grid_has_a_box_inside_it(
 ) -> None:
     grid = Geometry(shape, spacing, (0.0, 0.0, 0.0), CANONICAL)
     image = np.zeros(shape, np.float32)
-    image[tuple(n // 2 for n in shape)] = 1.0
-    box = region(image, grid, made(likely=0.01, sure=0.01, least_ml=0, margin_mm=0), glance(1000.0))
+    image[tuple(slice(n // 3, n // 3 + n // 2 + 1) for n in shape)] = 1.0
+    box = region(image, grid, made(sure=0.01, least_ml=0, margin_mm=0), glance(1000.0))
     if box is not None:
         assert image[box].any()
         assert all(0 <= s.start < s.stop <= n for s, n in zip(box, shape, strict=True))
@@ -182,8 +192,8 @@ def test_scores_that_are_none_are_refused(wrong: str) -> None:
         {"spacing_mm": 51.0},
         {"divisor": (0, 4, 4)},
         {"divisor": (4, 4, 512)},
-        {"likely": 0.0},
-        {"likely": 0.9},
+        {"sure": 0.0},
+        {"outputs": ("nonsense",)},
         {"sure": 1.1},
         {"margin_mm": -1.0},
         {"margin_mm": 501.0},

@@ -87,7 +87,7 @@ def test_work_grows_no_faster_than_the_scan(manifest: Manifest) -> None:
 
 
 def test_with_a_finder_it_visits_what_is_around_the_organs(manifest: Manifest) -> None:
-    found = Finder(7.5, (4, 4, 4), "0" * 64, margin_mm=40.0)
+    found = Finder(7.5, (4, 4, 4), "0" * 64, manifest.outputs, margin_mm=40.0)
     looked = dataclasses.replace(manifest, finder=found)
     volume = trunk(400)
     network = visited(volume, looked, finder=True)

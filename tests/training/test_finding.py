@@ -15,10 +15,13 @@ from imaging.volume import Volume
 from imaging.writers.nifti import write_nifti
 from models.manifest import Provenance
 from models.onnxfile import read_finder, read_manifest, redescribe
+from models.predict import network_input
 from tests.serving.tiny_model import CENTRES, logits_model
+from training.assess.subjects import Bench, subjects
 from training.cases import Case
 from training.datasets import ct_index, open_dataset
 from training.finding import LOSS, Spared, attach, judge, table
+from training.package import onnx_scorer
 
 ORGAN = np.s_[20:30, 24:40, 50:70]
 # A rod of one voxel's width, far from the organ, which is lost in the finder's blocks.
@@ -62,6 +65,17 @@ def test_it_is_judged_and_written(model: Path, finder: Path, tmp_path: Path) -> 
     assert found.finder.fitted["part"] == {"kidney": 1.0}
     assert dataclasses.replace(found, finder=None) == plain
     assert read_finder(model.read_bytes(), found.finder) == finder.read_bytes()
+
+
+def test_an_assessment_visits_what_serving_would(model: Path, finder: Path, tmp_path: Path) -> None:
+    case = made(tmp_path, ORGAN)
+    attach(model, finder, judge(str(model), str(finder), [case], 10.0))
+    (subject,) = subjects(str(model), [case])
+    bench, scorer = Bench(subject), onnx_scorer(model)
+    sizes = []
+    bench.__dict__["scorer"] = lambda patches: (sizes.append(patches.size), scorer(patches))[1]
+    bench.segment(bench.loaded.image)
+    assert 0 < sum(sizes) < 0.5 * network_input(bench.loaded.image, subject.manifest)[0].size
 
 
 def test_what_the_crop_loses_is_seen_and_refused(model: Path, finder: Path, tmp_path: Path) -> None:

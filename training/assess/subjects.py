@@ -22,7 +22,7 @@ from models.scorer import Scorer
 from models.store import default_store
 from training.cases import Case, Loaded, load
 from training.folds import folds
-from training.package import onnx_scorer
+from training.package import onnx_finder, onnx_scorer
 from training.runs import DESCRIPTION, MODEL, describe
 
 # Whether a model saw a case: it was left out of its training, its data set is not among those it
@@ -76,6 +76,11 @@ class Bench:
         return onnx_scorer(self.subject.model)
 
     @functools.cached_property
+    def finder(self) -> Scorer | None:
+        """The model's finder, where it has one."""
+        return onnx_finder(self.subject.model, self.subject.manifest)
+
+    @functools.cached_property
     def untouched(self) -> tuple[NDArray[np.uint8], Seconds]:
         """Label map (Z, Y, X) of the case's own CT, and the least that one of some runs took."""
         walls, cpus = [], []
@@ -88,7 +93,7 @@ class Bench:
 
     def segment(self, ct: Volume) -> Volume:
         """The label map that serving would give for a CT, on its grid."""
-        return predict(ct, self.subject.manifest, self.scorer).labels
+        return predict(ct, self.subject.manifest, self.scorer, finder=self.finder).labels
 
     def labels_on(self, ct: Volume, truth: Volume) -> NDArray[np.uint8]:
         """The label map of a CT on the grid of the labels that it is to be compared with."""

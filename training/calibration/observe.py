@@ -55,9 +55,11 @@ class Voxels:
     right: NDArray[np.bool_]
 
 
-def observe(case: str, copy: Copy, manifest: Manifest, scorer: Scorer) -> Iterator[Observation]:
+def observe(
+    case: str, copy: Copy, manifest: Manifest, scorer: Scorer, finder: Scorer | None = None
+) -> Iterator[Observation]:
     """What the model marks in a copy, of the structures that its labels can judge."""
-    found = predict(copy.image, manifest, scorer, keep_doubtful=True)
+    found = predict(copy.image, manifest, scorer, keep_doubtful=True, finder=finder)
     labels, truth = found.labels.array, _on(copy.truth, found.labels.geometry)
     for name, finding in found.findings.items():
         if name not in copy.annotated or finding.evidence is None:

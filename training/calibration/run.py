@@ -27,7 +27,7 @@ from training.calibration.fit import (
 )
 from training.calibration.observe import Observation, Voxels, observe, sample
 from training.cases import Case, Loaded, load
-from training.package import onnx_scorer
+from training.package import onnx_finder, onnx_scorer
 from training.planting.shapes import Shapes
 
 F64 = NDArray[np.float64]
@@ -160,10 +160,10 @@ def _observed(
     """
     sampling = subject.manifest.sampling
     manifest = dataclasses.replace(subject.manifest, calibration=Calibration(temperature))
-    scorer = onnx_scorer(subject.model)
+    scorer, finder = onnx_scorer(subject.model), onnx_finder(subject.model, subject.manifest)
 
     def seen(copy: Copy) -> list[Observation]:
-        return list(observe(case.name, copy, manifest, scorer))
+        return list(observe(case.name, copy, manifest, scorer, finder))
 
     found = [o for copy in copies_of(case, sampling, rng) for o in seen(copy)]
     found += [o for copy in strangers(case, sampling, rng, manifest.outputs) for o in seen(copy)]

@@ -63,8 +63,8 @@ def starter(scale: Scale = "paper") -> Recipe:
     """Two small 3D U-Nets that see and answer at 2.5 mm and work at 5 mm.
 
     One finds organs, the other what of them is a lesion; each is trained by itself
-    (:func:`starter_organs`, :func:`starter_lesions`), as long as this recipe is. Together they are
-    trained where a model of both is gone on with.
+    (:func:`starter_organs`, :func:`starter_lesions`). Together they are trained where a model of
+    both is gone on with.
     """
     organs, lesions = starter_organs(), starter_lesions()
     paper = dataclasses.replace(
@@ -111,7 +111,7 @@ def starter_organs(scale: Scale = "paper") -> Recipe:
         # It works at 5 mm, and the CT knows better where an edge is (docs/log.md).
         edge_mm=3.0,
         loss=Loss("dice_ce", log_dice=True, smooth=100.0),
-        steps=1500,
+        steps=3000,
         steps_per_epoch=50,
         batch=1,
         optimizer=Optimizer("adamw", 2e-3, "cosine", weight_decay=1e-4, clip=1.0, warmup=50),
@@ -159,6 +159,7 @@ def starter_lesions(scale: Scale = "paper") -> Recipe:
             thick_p=0.1,
             field_p=0.05,
         ),
+        steps=1500,
         foreground=1.0,
         phantoms=6,
         strangers=0,
