@@ -130,6 +130,8 @@ def _data(manifest: Manifest) -> str:
         ]
         for entry in manifest.provenance.data
     ]
+    # What a model was gone on with on may be what it had been trained on before.
+    rows = [row for place, row in enumerate(rows) if row not in rows[:place]]
     text = (
         "Labels that a network, a threshold or a program made are pseudo-labels, not a person's: "
         "the column says which are. Scores against pseudo-labels say how alike two machines are. "

@@ -16,7 +16,7 @@ from PIL import Image
 
 from imaging.errors import BadParameter, DataError
 from models.manifest import Calibration
-from models.onnxfile import read_manifest
+from models.onnxfile import read_manifest, redescribe
 from tests.serving.tiny_model import boxes_ct
 from tests.training.assess.boxes import data, model, plant
 from training.assess import Power, Release, Settings, assess, card, report
@@ -150,6 +150,14 @@ def test_the_card_is_made_of_files(found: Assessed, home: Path, tmp_path: Path) 
         card(found, Release(other, "other@1"))
     twin = model(tmp_path / "twin", "more")
     assert "No figure is of this very file." in card(found, Release(twin, "twin@1"))
+
+
+def test_data_that_a_model_came_back_to_is_named_once(found: Assessed, tmp_path: Path) -> None:
+    path = model(tmp_path, "one")
+    made = read_manifest(path).provenance
+    again = tuple({**entry, "through": "test (0123)"} for entry in made.data)
+    redescribe(path, provenance=dataclasses.replace(made, data=(*made.data, *again)))
+    assert card(found, Release(path, "test@1")).count("| one | 1 | pseudo | X |") == 1
 
 
 def test_a_calibrated_models_card_says_how_well_it_is(
