@@ -1,6 +1,6 @@
 """What a federation costs beside the training: bytes, the server's memory, seconds a round.
 
-    python -m benchmarks.federation [--seeds N] [--sites 4 32] [--local] [--json FILE]
+    python -m benchmarks.federation [--sites 4 32] [--local] [--repeats N] [--json FILE]
 
 ``wire``: MoNet (403,556 weights) between two phantom sites, differences in float32 and in 8 bits,
 the same seeds: bytes of every message and Dice of the last global model on phantoms that no site
@@ -14,19 +14,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.frame import Result, arguments, finish
 from federation.conduct import conduct_rounds
 from federation.coordinator import Coordinator
 from federation.home import Home
@@ -59,13 +58,13 @@ class Settings:
     """What is measured.
 
     Attributes:
-        seeds: repetitions of the comparison of codecs.
+        repeats: seeds of the comparison of codecs.
         rounds, steps: of a job, and of a site in a round.
         sites: numbers of sites whose server is weighed.
         local: also through FLARE.
     """
 
-    seeds: int = 3
+    repeats: int = 3
     rounds: int = 10
     steps: int = 30
     sites: tuple[int, ...] = (4, 32)
@@ -78,42 +77,37 @@ def main() -> int:
     if args.server_of:
         print(json.dumps(_server_of(args.server_of)))
         return 0
-    settings = Settings(args.seeds, args.rounds, args.steps, tuple(args.sites), args.local)
+    settings = Settings(args.repeats, args.rounds, args.steps, tuple(args.sites), args.local)
     result = measure(settings)
-    print(as_markdown(result))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
-    return 0
+    print(as_markdown(result.facts))
+    return finish(result, args.json)
 
 
-def measure(settings: Settings) -> dict[str, Any]:
-    """All figures, and under ``ratios`` what is compared."""
+def measure(settings: Settings) -> Result:
+    """The overhead of rounds in seconds, and all other figures."""
     wire = _wire(settings)
     memory = {count: _weighed(count) for count in settings.sites}
     overhead = {"simulated": wire.pop("overhead_s")}
     if settings.local:
         overhead["FLARE, mutual TLS"] = _through_flare(settings)
     few, many = min(memory), max(memory)
-    return {
-        "machine": {"cores": usable_cores(), "processor": platform.machine()},
-        "settings": dataclasses.asdict(settings),
-        "wire": wire,
-        "memory": memory,
-        "overhead_s": overhead,
-        "ratios": {
-            "bytes up, fp32 over int8": wire["fp32"]["up"] / wire["int8"]["up"],
-            "bytes down, fp32 over int8": wire["fp32"]["down"] / wire["int8"]["down"],
-            f"server's peak, {many} over {few} sites": memory[many]["peak_mb"]
-            / memory[few]["peak_mb"],
-            f"server's arrays, {many} over {few} sites": memory[many]["arrays_mb"]
-            / memory[few]["arrays_mb"],
+    least, most = memory[few], memory[many]
+    return Result(
+        "A federation's round, beside training and scoring",
+        overhead,
+        {
+            "bytes_up_fp32_to_int8": wire["fp32"]["up"] / wire["int8"]["up"],
+            "bytes_down_fp32_to_int8": wire["fp32"]["down"] / wire["int8"]["down"],
+            f"peak_{many}_to_{few}_sites": most["peak_mb"] / least["peak_mb"],
+            f"arrays_{many}_to_{few}_sites": most["arrays_mb"] / least["arrays_mb"],
         },
-    }
+        facts={"settings": dataclasses.asdict(settings), "wire": wire, "memory": memory},
+    )
 
 
-def as_markdown(result: dict[str, Any]) -> str:
-    """The figures as tables."""
-    wire = result["wire"]
+def as_markdown(facts: Mapping[str, Any]) -> str:
+    """What is known of codecs and of servers, as tables."""
+    wire = facts["wire"]
     lines = ["| codec | up, bytes | down, bytes | Dice, phantoms |", "|---|---|---|---|"]
     for codec in ("fp32", "int8"):
         row = wire[codec]
@@ -127,21 +121,16 @@ def as_markdown(result: dict[str, Any]) -> str:
         "| sites | server's peak, MB | its arrays, MB | seconds a round |",
         "|---|---|---|---|",
     ]
-    for count, row in result["memory"].items():
+    for count, row in facts["memory"].items():
         figures = f"{row['peak_mb']:.0f} | {row['arrays_mb']:.2f} | {row['round_s']:.2f}"
         lines.append(f"| {count} | {figures} |")
-    lines += ["", "| way | overhead of a round, s (median, largest) |", "|---|---|"]
-    for way, seconds in result["overhead_s"].items():
-        lines.append(f"| {way} | {statistics.median(seconds):.2f}, {max(seconds):.2f} |")
-    lines += ["", "| ratio | |", "|---|---|"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in result["ratios"].items()]
     return "\n".join(lines)
 
 
 def _wire(settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {c: {"up": 0, "down": 0, "dice": []} for c in ("fp32", "int8")}
     overhead: list[float] = []
-    for seed in range(settings.seeds):
+    for seed in range(settings.repeats):
         tests = phantoms(_TEST, 10_000 * (seed + 1) + 5000, _TEST_STYLES, shape=_SHAPE)
         with tempfile.TemporaryDirectory() as folder:
             homes = _homes(Path(folder), 2, seed)
@@ -273,14 +262,12 @@ def _through_flare(settings: Settings) -> list[float]:
 
 def _arguments() -> argparse.Namespace:
     default = Settings()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seeds", type=int, default=default.seeds)
+    parser = arguments(__doc__, default.repeats)
     parser.add_argument("--rounds", type=int, default=default.rounds)
     parser.add_argument("--steps", type=int, default=default.steps, help="of a site in a round")
     parser.add_argument("--sites", type=int, nargs="+", default=default.sites)
     parser.add_argument("--local", action="store_true", help="also through FLARE")
     parser.add_argument("--server-of", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 

@@ -9,23 +9,22 @@ same number of threads; the ratio is of their medians. Without a CT a 512x512x11
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from benchmarks.overhead import _phantom
-from imaging.threads import usable_cores
+from benchmarks.cts import phantom
+from benchmarks.frame import Bar, Result, arguments, finish, ratio, timed, turns
 from models.store import default_store
 from serving.engines import Engines
 from serving.jobs.jobs import Jobs
-from serving.jobs.record import ENDED, State
+from serving.jobs.record import ENDED, Job, State
 from serving.jobs.task import Done
 from serving.options import Options
 from serving.segment import files, segment
@@ -37,6 +36,7 @@ from serving.workers.work import pack
 RATIO_BAR = 1.1
 START_BAR_S = 0.03
 
+_CALLED, _JOB, _START = "segment, called", "the same, a job", "from accepted to start"
 _CALLERS, _ACCEPTED = 8, 200
 _POLL_S = 0.005
 _READY_WITHIN_S = 60.0
@@ -47,47 +47,58 @@ def main() -> int:
     args = _arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ct = args.ct or _phantom(folder)
+        ct = args.ct or phantom(folder)
         settings = Settings(spool=folder / "spool", database=args.database, model=args.model)
         result = measure(ct, settings, folder, args.repeats)
-        result["accepted_per_s"] = accepted_per_s(settings, folder)
-    ratio, start = result["ratio"], result["start_s"]
-    print(f"segment, called  {result['called_s']:.3f} s (median)")
-    print(f"the same, a job  {result['job_s']:.3f} s")
-    print(f"ratio {ratio:.3f} (bar {RATIO_BAR})")
-    print(f"from accepted to start {1000 * start:.1f} ms (bar {1000 * START_BAR_S:g})")
-    print(f"jobs accepted {result['accepted_per_s']:.0f} a second, by {_CALLERS} callers")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
-    return int(ratio > RATIO_BAR or start > START_BAR_S)
+    return finish(result, args.json)
 
 
-def measure(ct: Path, settings: Settings, folder: Path, repeats: int) -> dict[str, Any]:
-    """Interleaved runs of both sides after one warm-up; medians."""
+def measure(ct: Path, settings: Settings, folder: Path, repeats: int) -> Result:
+    """Both sides in turns, then how many jobs are accepted a second.
+
+    Args:
+        ct: one file.
+        settings: of the jobs and their one worker.
+        folder: for what is written.
+        repeats: counted turns.
+    """
     engines = Engines(default_store(), settings.threads)
     jobs, crew = Jobs(settings), Crew(settings)
+    starts: list[float] = []
+
+    def job() -> float:
+        seconds, start = _done(ct, settings.model, jobs)
+        starts.append(start)
+        return seconds
+
+    # The start is that of the job just before.
+    measured = {
+        _CALLED: timed(lambda: _call(ct, settings, engines, folder / "direct.zip")),
+        _JOB: job,
+        _START: starts.pop,
+    }
     crew.start()
-    called, done, starts = [], [], []
     try:
-        _await_ready(jobs)
-        for turn in range(repeats + 1):
-            direct = _call(ct, settings, engines, folder / "direct.zip")
-            whole, start = _submit(ct, settings, jobs)
-            if turn:
-                called.append(direct)
-                done.append(whole)
-                starts.append(start)
+        await_ready(jobs)
+        sides = turns(measured, repeats)
     finally:
         crew.stop()
         jobs.close()
-    medians = {
-        "called_s": statistics.median(called),
-        "job_s": statistics.median(done),
-        "start_s": statistics.median(starts),
-    }
-    ratio = medians["job_s"] / medians["called_s"]
-    machine = {"cores": usable_cores()}
-    return {"ct": ct.name, "machine": machine, "repeats": repeats, "ratio": ratio, **medians}
+    start_s = statistics.median(sides[_START])
+    return Result(
+        "What a job costs besides its work",
+        sides,
+        {"job_to_called": ratio(sides, _JOB, _CALLED), "start_to_bar": start_s / START_BAR_S},
+        {"job_to_called": Bar(most=RATIO_BAR), "start_to_bar": Bar(most=1.0)},
+        facts={
+            "ct": ct.name,
+            "model": settings.model,
+            "repeats": repeats,
+            "start_bar_s": START_BAR_S,
+            "accepted_per_s": accepted_per_s(settings, folder),
+            "callers": _CALLERS,
+        },
+    )
 
 
 def accepted_per_s(settings: Settings, folder: Path) -> float:
@@ -95,42 +106,25 @@ def accepted_per_s(settings: Settings, folder: Path) -> float:
     jobs = Jobs(replace(settings, spool=folder / "full", queue=_ACCEPTED))
     body = bytes(65536)
 
-    def submit(_: int) -> None:
+    def accept(_: int) -> None:
         with jobs.staged() as staged:
             (staged / "000000").write_bytes(body)
             jobs.submit("segment", Options().to_json(), "benchmark", staged)
 
     with ThreadPoolExecutor(_CALLERS) as callers:
         start = time.perf_counter()
-        list(callers.map(submit, range(_ACCEPTED)))
+        list(callers.map(accept, range(_ACCEPTED)))
         seconds = time.perf_counter() - start
     jobs.close()
     return _ACCEPTED / seconds
 
 
-def _call(ct: Path, settings: Settings, engines: Engines, out: Path) -> float:
-    start = time.perf_counter()
-    made = segment(ct, Options(model=settings.model), engines, settings.limits)
-    pack(Done(files(made), made.report), out)
-    return time.perf_counter() - start
+def await_ready(jobs: Jobs) -> None:
+    """Return once a worker has loaded the default model.
 
-
-def _submit(ct: Path, settings: Settings, jobs: Jobs) -> tuple[float, float]:
-    """Seconds from submit to an end that is seen, and from its record to its start."""
-    with jobs.staged() as staged:
-        shutil.copy(ct, staged / "000000")
-        start = time.perf_counter()
-        job = jobs.submit("segment", Options(model=settings.model).to_json(), "me", staged)
-    while (job := jobs.get(job.id)).state not in ENDED:
-        time.sleep(_POLL_S)
-    seconds = time.perf_counter() - start
-    if job.state is not State.DONE or job.started is None:
-        jobs.result(job)
-        raise AssertionError(job.state)
-    return seconds, job.started - job.created
-
-
-def _await_ready(jobs: Jobs) -> None:
+    Raises:
+        TimeoutError: none did within a minute.
+    """
     deadline = time.monotonic() + _READY_WITHIN_S
     while not jobs.ready():
         if time.monotonic() > deadline:
@@ -138,13 +132,52 @@ def _await_ready(jobs: Jobs) -> None:
         time.sleep(_POLL_S)
 
 
+def submit(ct: Path, model: str, jobs: Jobs) -> tuple[Job, float]:
+    """The accepted job of one file, and ``time.perf_counter`` as it was submitted."""
+    with jobs.staged() as staged:
+        shutil.copy(ct, staged / "000000")
+        start = time.perf_counter()
+        return jobs.submit("segment", Options(model=model).to_json(), "benchmark", staged), start
+
+
+def await_done(job: Job, jobs: Jobs, look: Callable[[], object] = lambda: None) -> Job:
+    """A job once it is done.
+
+    Args:
+        job: that was accepted.
+        jobs: it is one of.
+        look: called every few milliseconds meanwhile.
+
+    Raises:
+        IsletError: the job's own error, when it failed.
+    """
+    while (job := jobs.get(job.id)).state not in ENDED:
+        look()
+        time.sleep(_POLL_S)
+    if job.state is not State.DONE:
+        jobs.result(job)
+    return job
+
+
+def _call(ct: Path, settings: Settings, engines: Engines, out: Path) -> None:
+    made = segment(ct, Options(model=settings.model), engines, settings.limits)
+    pack(Done(files(made), made.report), out)
+
+
+def _done(ct: Path, model: str, jobs: Jobs) -> tuple[float, float]:
+    """Seconds from submit to an end that is seen, and from its record to its start."""
+    job, start = submit(ct, model, jobs)
+    job = await_done(job, jobs)
+    seconds = time.perf_counter() - start
+    assert job.started is not None
+    return seconds, job.started - job.created
+
+
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = arguments(__doc__, repeats=5)
     parser.add_argument("ct", type=Path, nargs="?")
     parser.add_argument("--model", default="starter")
     parser.add_argument("--database", help="postgresql://... (default: files)")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 

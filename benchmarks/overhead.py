@@ -9,10 +9,7 @@ one whole ``islet segment`` process. Without a CT a 512x512x119 phantom is made.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.cts import phantom
+from benchmarks.frame import Bar, Result, arguments, finish, ratio, turns
 from imaging.read import read_volume
-from imaging.threads import usable_cores
-from imaging.writers.nifti import encode_nifti, write_nifti
+from imaging.writers.nifti import encode_nifti
 from models.store import default_store
 from serving.engines import Engine, Engines
 from serving.options import Options
@@ -35,47 +33,59 @@ from serving.segment import files, segment
 RATIO_BAR = 1.5
 MEMORY_BAR_MB = 1500
 
+_FLOOR, _AROUND, _NETWORK = "reading and writing alone", "all but the network", "the network"
+
 
 def main() -> int:
     """Measure, print, write; exit code 1 when a bar is missed."""
     args = _arguments()
-    with tempfile.TemporaryDirectory() as folder:
-        ct = args.ct or _phantom(Path(folder))
-        result = measure(ct, args.model, args.repeats)
-        result["peak_mb"] = peak_memory_mb(ct, args.model, Path(folder))
-    ratio = result["ratios"]["around_network_to_floor"]
-    print(f"reading and writing alone  {result['floor_s']['median']:.3f} s (median)")
-    print(f"everything but the network {result['around_s']['median']:.3f} s")
-    print(f"the network                {result['network_s']['median']:.3f} s")
-    print(f"ratio {ratio:.2f} (bar {RATIO_BAR})")
-    print(f"peak of the process {result['peak_mb']:.0f} MB (bar {MEMORY_BAR_MB})")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
-    return int(ratio > RATIO_BAR or result["peak_mb"] > MEMORY_BAR_MB)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        result = measure(args.ct or phantom(folder), args.model, args.repeats, folder)
+    return finish(result, args.json)
 
 
-def measure(ct: Path, model: str, repeats: int) -> dict[str, Any]:
-    """Interleaved runs of both sides after one warm-up; seconds."""
-    engines = Engines(default_store(), kind=_Timed)
-    options = Options(model=model)
-    floor, around, network = [], [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for turn in range(repeats + 1):
-            low = read_and_write(ct, Path(folder))
-            whole, inside = _pipeline(ct, options, engines, Path(folder))
-            if turn:
-                floor.append(low)
-                network.append(inside)
-                around.append(whole - inside)
-    spreads = {"floor_s": floor, "around_s": around, "network_s": network}
-    return {
-        "ct": ct.name,
-        "model": model,
-        "machine": {"cores": usable_cores(), "processor": platform.machine()},
-        "repeats": repeats,
-        **{name: spread(values) for name, values in spreads.items()},
-        "ratios": {"around_network_to_floor": statistics.median(around) / statistics.median(floor)},
+def measure(ct: Path, model: str, repeats: int, folder: Path) -> Result:
+    """Both sides in turns, then the memory of one whole process.
+
+    Args:
+        ct: what ``imaging.read.read_volume`` takes.
+        model: reference in the default store.
+        repeats: counted turns.
+        folder: for what is written.
+    """
+    engines = Engines(default_store(), kind=Timed)
+    inside: list[float] = []
+
+    def around() -> float:
+        whole, network = pipeline(ct, Options(model=model), engines, folder)
+        inside.append(network)
+        return whole - network
+
+    # The network's seconds are of the run just before.
+    measured = {
+        _FLOOR: lambda: read_and_write(ct, folder),
+        _AROUND: around,
+        _NETWORK: inside.pop,
     }
+    sides = turns(measured, repeats)
+    peak_mb = peak_memory_mb(ct, model, folder)
+    return Result(
+        "What segmenting costs besides the network",
+        sides,
+        {
+            "around_network_to_floor": ratio(sides, _AROUND, _FLOOR),
+            "peak_to_bar": peak_mb / MEMORY_BAR_MB,
+        },
+        {"around_network_to_floor": Bar(most=RATIO_BAR), "peak_to_bar": Bar(most=1.0)},
+        facts={
+            "ct": ct.name,
+            "model": model,
+            "repeats": repeats,
+            "peak_mb": peak_mb,
+            "memory_bar_mb": MEMORY_BAR_MB,
+        },
+    )
 
 
 def peak_memory_mb(ct: Path, model: str, folder: Path) -> float:
@@ -86,7 +96,7 @@ def peak_memory_mb(ct: Path, model: str, folder: Path) -> float:
 
 
 def read_and_write(ct: Path, folder: Path) -> float:
-    """Read the CT and write an empty-but-for-a-box label map on its grid."""
+    """Read the CT and write an empty-but-for-a-box label map on its grid; seconds."""
     start = time.perf_counter()
     volume = read_volume(ct)
     labels = np.zeros(volume.array.shape, np.uint8)
@@ -96,8 +106,12 @@ def read_and_write(ct: Path, folder: Path) -> float:
     return time.perf_counter() - start
 
 
-class _Timed(Engine):
-    """An engine that adds up the seconds inside the network itself."""
+class Timed(Engine):
+    """An engine that adds up the seconds inside the network itself.
+
+    Attributes:
+        seconds: so far; whoever measures sets it back.
+    """
 
     seconds = 0.0
 
@@ -108,10 +122,17 @@ class _Timed(Engine):
         return scores
 
 
-def _pipeline(ct: Path, options: Options, engines: Engines, folder: Path) -> tuple[float, float]:
-    """Seconds of the whole way, files written, and of the network in it."""
+def pipeline(ct: Path, options: Options, engines: Engines, folder: Path) -> tuple[float, float]:
+    """Seconds of the whole way, files written, and of the network in it.
+
+    Args:
+        ct: what ``imaging.read.read_volume`` takes.
+        options: of the segmentation.
+        engines: of kind :class:`Timed`.
+        folder: where the files go.
+    """
     engine = engines.get(engines.store.resolve(options.model), options.device)
-    assert isinstance(engine, _Timed)
+    assert isinstance(engine, Timed)
     engine.seconds = 0.0
     start = time.perf_counter()
     result = segment(ct, options, engines)
@@ -120,25 +141,10 @@ def _pipeline(ct: Path, options: Options, engines: Engines, folder: Path) -> tup
     return time.perf_counter() - start, engine.seconds
 
 
-def _phantom(folder: Path) -> Path:
-    from training.phantoms import make_phantom
-
-    path = folder / "phantom.nii.gz"
-    phantom = make_phantom(7, "a-thin-portal", shape=(119, 512, 512), spacing_mm=(1.6, 0.74, 0.74))
-    write_nifti(phantom.volume, path)
-    return path
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = arguments(__doc__, repeats=5)
     parser.add_argument("ct", type=Path, nargs="?")
     parser.add_argument("--model", default="starter")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 

@@ -10,10 +10,7 @@ MONAI's dictionary transforms; the better of loading in the process and in two w
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -27,9 +24,9 @@ from typing import Any
 import torch
 from monai.data import CacheDataset
 
+from benchmarks.frame import Result, arguments, finish, spread, timed, turns
 from benchmarks.plain import PEERS, Turn, gpu_use, loader_of, plain_set, plain_turn
 from imaging.errors import BadParameter
-from imaging.threads import usable_cores
 from training.cache import cached
 from training.cases import Case
 from training.datasets import open_dataset
@@ -78,66 +75,71 @@ class Settings:
 
 def main() -> int:
     """Measure, print, write."""
-    args = _arguments()
+    default = Settings()
+    parser = arguments(__doc__, default.repeats)
+    parser.add_argument("--recipes", nargs="+", choices=list(PEERS), default=default.recipes)
+    parser.add_argument("--scale", choices=SCALES, default=default.scale)
+    parser.add_argument("--steps", type=int, default=default.steps, help="of an epoch")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=default.device)
+    args = parser.parse_args()
     settings = Settings(
         tuple(args.recipes), args.scale, args.repeats, args.steps, device=args.device
     )
     result = measure(settings)
-    print(as_markdown(result))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
-    return 0
+    print(as_markdown(result.facts["recipes"]))
+    return finish(result, args.json)
 
 
-def measure(settings: Settings) -> dict[str, Any]:
-    """Every recipe's figures and, under ``ratios``, Islet's speed over the plain side's."""
+def measure(settings: Settings) -> Result:
+    """Every recipe's steps a second on all sides, and Islet's speed over the plain side's."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         write_set(data, settings.cases, seed=0, shape=settings.shape)
         cases = open_dataset(data)
         found = {name: _recipe(name, settings, cases, Path(folder)) for name in settings.recipes}
     device = pick_device(settings.device)
-    return {
-        "machine": {
-            "cores": usable_cores(),
-            "threads": torch.get_num_threads(),
-            "processor": platform.machine(),
+    return Result(
+        "Training, Islet's loop beside plain MONAI's",
+        {f"{name}, {side}": v for name, one in found.items() for side, v in one.rates.items()},
+        {f"{name}_{what}": v for name, one in found.items() for what, v in one.ratios.items()},
+        unit="steps/s",
+        facts={
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "settings": dataclasses.asdict(settings),
+            "recipes": {name: one.facts for name, one in found.items()},
         },
-        "settings": dataclasses.asdict(settings),
-        "recipes": found,
-        "ratios": {
-            f"{name} {what}": ratio
-            for name, figures in found.items()
-            for what, ratio in figures.pop("ratios").items()
-        },
-    }
+    )
 
 
-def as_markdown(result: dict[str, Any]) -> str:
-    """The figures as tables."""
-    lines = ["| recipe | side | steps/s (min, median, max) | first epoch, s | GPU, % |"]
-    lines += ["|---|---|---|---|---|"]
-    for name, figures in result["recipes"].items():
-        for side, row in figures["sides"].items():
-            rate = ", ".join(f"{row['steps_per_s'][k]:.2f}" for k in ("min", "median", "max"))
+def as_markdown(recipes: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is known of each recipe beside its steps a second, as tables."""
+    lines = ["| recipe | side | first epoch, s | GPU, % |", "|---|---|---|---|"]
+    for name, facts in recipes.items():
+        for side, row in facts["sides"].items():
             gpu = "not measured" if row["gpu"] is None else f"{row['gpu']:.0f}"
-            lines.append(f"| {name} | {side} | {rate} | {row['first_s']['median']:.2f} | {gpu} |")
+            lines.append(f"| {name} | {side} | {row['first_s']['median']:.2f} | {gpu} |")
     lines += ["", "| recipe | cases ready, s | a batch drawn, s |", "|---|---|---|"]
-    for name, figures in result["recipes"].items():
+    for name, facts in recipes.items():
         once, drawn = (
-            ", ".join(f"{k} {v:.3f}" for k, v in figures[what].items())
+            ", ".join(f"{k} {v:.3f}" for k, v in facts[what].items())
             for what in ("once_s", "drawing_s")
         )
         lines.append(f"| {name} | {once} | {drawn} |")
-    lines += ["", "| Islet's speed over plain MONAI's | ratio |", "|---|---|"]
-    lines += [f"| {what} | {ratio:.2f} |" for what, ratio in result["ratios"].items()]
     return "\n".join(lines)
 
 
-def _recipe(name: str, settings: Settings, cases: Sequence[Case], folder: Path) -> dict[str, Any]:
-    """Both sides of one recipe."""
+@dataclass(frozen=True)
+class _Found:
+    """Of one recipe: steps a second of each side, a turn; ratios by what they compare; all else."""
+
+    rates: Mapping[str, list[float]]
+    ratios: Mapping[str, float]
+    facts: Mapping[str, Any]
+
+
+def _recipe(name: str, settings: Settings, cases: Sequence[Case], folder: Path) -> _Found:
+    """All sides of one recipe."""
     whole, steps = named_recipe(name, settings.scale), settings.steps
     recipe = dataclasses.replace(whole, steps=2 * steps, steps_per_epoch=steps)
     cache = folder / "cache"
@@ -153,34 +155,39 @@ def _recipe(name: str, settings: Settings, cases: Sequence[Case], folder: Path) 
         "plain": lambda out: plain_turn(name, recipe, plain, 0, out, settings.device),
         "plain, 2 workers": lambda out: plain_turn(name, recipe, plain, 2, out, settings.device),
     }
-    rows = _interleaved(sides, settings, folder)
+    done = _interleaved(sides, settings.repeats, folder)
+    rates = {side: [steps / turn.epoch_s for turn in each] for side, each in done.items()}
     drawing = _drawing(recipe, prepared, plain)
-    ours, *theirs = (row["steps_per_s"]["median"] for row in rows.values())
-    return {
+    ours, *theirs = (statistics.median(values) for values in rates.values())
+    ratios = {
+        "islet_to_plain": ours / max(theirs),
+        "drawing_plain_to_islet": drawing["plain"] / drawing["islet"],
+        "preparing_plain_to_islet": once["plain"] / once["made"],
+        "preparing_plain_to_cached": once["plain"] / once["opened"],
+    }
+    facts = {
         "batch": recipe.batch,
         "patch": recipe.patch,
-        "sides": rows,
+        "sides": {side: _row(each) for side, each in done.items()},
         "once_s": once,
         "drawing_s": drawing,
-        "ratios": {
-            "steps per second": ours / max(theirs),
-            "drawing a batch": drawing["plain"] / drawing["islet"],
-            "cases prepared": once["plain"] / once["made"],
-            "cases out of the cache": once["plain"] / once["opened"],
-        },
     }
+    return _Found(rates, ratios, facts)
 
 
 def _interleaved(
-    sides: Mapping[str, Callable[[Path], Turn]], settings: Settings, folder: Path
-) -> dict[str, Any]:
-    """Each side's figures over all turns."""
-    turns: dict[str, list[Turn]] = {side: [] for side in sides}
-    for _ in range(settings.repeats):
-        for side, turn in sides.items():
-            with tempfile.TemporaryDirectory(dir=folder) as out:
-                turns[side].append(turn(Path(out)))
-    return {side: _row(done, settings.steps) for side, done in turns.items()}
+    sides: Mapping[str, Callable[[Path], Turn]], repeats: int, folder: Path
+) -> dict[str, list[Turn]]:
+    """Each side's trainings; every one warms up for itself."""
+    done: dict[str, list[Turn]] = {side: [] for side in sides}
+
+    def train(side: str) -> float:
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            done[side].append(sides[side](Path(out)))
+        return done[side][-1].epoch_s
+
+    turns({side: partial(train, side) for side in sides}, repeats, warm_up=False)
+    return done
 
 
 def islet_turn(recipe: Recipe, cases: Sequence[Prepared], out: Path, device: str) -> Turn:
@@ -199,43 +206,19 @@ def islet_turn(recipe: Recipe, cases: Sequence[Prepared], out: Path, device: str
 
 def _drawing(recipe: Recipe, cases: Sequence[Prepared], plain: CacheDataset) -> dict[str, float]:
     """Median seconds of a batch on either side, nothing beside it."""
-    sampler, loader = Sampler(cases, recipe), iter(loader_of(recipe, plain, 0))
-    found: dict[str, list[float]] = {"islet": [], "plain": []}
-    for step in range(recipe.steps):
-        found["islet"].append(_seconds(partial(sampler.batch, step)))
-        found["plain"].append(_seconds(partial(next, loader)))
+    ours = map(Sampler(cases, recipe).batch, range(recipe.steps))
+    theirs = iter(loader_of(recipe, plain, 0))
+    sides = {"islet": timed(partial(next, ours)), "plain": timed(partial(next, theirs))}
+    found = turns(sides, recipe.steps, warm_up=False)
     return {side: statistics.median(values) for side, values in found.items()}
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def _row(turns: Sequence[Turn], steps: int) -> dict[str, Any]:
-    used = [turn.gpu for turn in turns if turn.gpu is not None]
+def _row(done: Sequence[Turn]) -> dict[str, Any]:
+    used = [turn.gpu for turn in done if turn.gpu is not None]
     return {
-        "steps_per_s": _spread([steps / turn.epoch_s for turn in turns]),
-        "first_s": _spread([turn.first_s for turn in turns]),
+        "first_s": spread([turn.first_s for turn in done]),
         "gpu": statistics.median(used) if used else None,
     }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
-def _arguments() -> argparse.Namespace:
-    default = Settings()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--recipes", nargs="+", choices=list(PEERS), default=default.recipes)
-    parser.add_argument("--scale", choices=SCALES, default=default.scale)
-    parser.add_argument("--repeats", type=int, default=default.repeats)
-    parser.add_argument("--steps", type=int, default=default.steps, help="of an epoch")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=default.device)
-    parser.add_argument("--json", type=Path)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":
