@@ -1,0 +1,1 @@
+"""Trials: faults, floods and forged files, each a module with ``trial``, which gives table rows."""
