@@ -235,6 +235,9 @@ class Recipe:
             by the module's name; see :mod:`training.joining`.
         steps, steps_per_epoch, batch: length of the training; ``batch`` is that of all processes.
         optimizer, augment: see there.
+        frozen_norms: part of the steps, at the end, in which batch norms keep the statistics that
+            they have by then: what is trained is what will answer. Before it, with one patch a
+            batch, they are instance norms that take notes.
         foreground: part of the patches that are centred on a labelled voxel; each structure that a
             case has is drawn as often as every other.
         foreground_box: centre them anywhere in the labels' box, grown by so many voxels, instead.
@@ -276,6 +279,7 @@ class Recipe:
     batch: int = 1
     optimizer: Optimizer = Optimizer()
     augment: Augment = Augment()
+    frozen_norms: float = 0.0
     foreground: float = 0.5
     foreground_box: int | None = None
     slab: int = 0
@@ -298,6 +302,8 @@ class Recipe:
             )
         if min(self.steps, self.steps_per_epoch, self.batch) < 1:
             raise BadParameter("steps, steps_per_epoch and batch must be at least 1.")
+        if not 0 <= self.frozen_norms <= 1:
+            raise BadParameter(f"frozen_norms must be from 0 to 1, not {self.frozen_norms}.")
         if not 0 <= self.seed < 2**32:
             raise BadParameter(f"seed must be from 0 to 2**32 - 1, not {self.seed}.")
 

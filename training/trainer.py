@@ -57,6 +57,13 @@ def initial_network(recipe: Recipe) -> nn.Module:
         return architectures.build(recipe.architecture, recipe.channels, **recipe.options)
 
 
+def freeze_norms(network: nn.Module) -> None:
+    """Let batch norms use the statistics that they have; the network's ``train()`` undoes it."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 class Trainer:
     """A recipe's network in training: the same steps in the same order, whoever drives them.
 
@@ -167,6 +174,8 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> float:
         self.schedule.before(self.step)
+        if self.step >= (1 - self.recipe.frozen_norms) * self.recipe.steps:
+            freeze_norms(self.network)
         # Dropout draws from torch's own generator: seeded by step, it needs no state on disk. Each
         # process of a shared training drops others.
         torch.manual_seed((self.recipe.seed << 32) + (self.world.rank << 24) + self.step)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from imaging.errors import BadParameter
 
 _SIDE = 2
-_NORMS = ("instance", "batch")
+# Statistics of batch norms are those of the last fifty batches or so: patches differ much.
+_NORMS = {"instance": {"affine": True}, "batch": {"affine": True, "momentum": 0.02}}
 
 
 class SubpixelUNet(nn.Module):
@@ -60,7 +61,7 @@ class SubpixelUNet(nn.Module):
             strides=[1] + [2] * (levels - 1),
             upsample_kernel_size=[2] * (levels - 1),
             filters=list(filters),
-            norm_name=(norm, {"affine": True}),
+            norm_name=(norm, _NORMS[norm]),
         )
         _alike(self.network.output_block.conv.conv)
 

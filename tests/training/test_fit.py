@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,28 @@ def test_what_a_killed_training_left_half_written_is_swept(tmp_path: Path) -> No
     left.write_bytes(b"half a checkpoint")
     run(volumetric(steps=2), tmp_path)
     assert not left.exists()
+
+
+def test_batch_norms_are_frozen_at_the_end(tmp_path: Path) -> None:
+    """Statistics follow the patches for half of the steps, and stay after that."""
+    recipe = volumetric(
+        architecture="subpixel_unet",
+        options={"filters": [4, 8, 8], "norm": "batch"},
+        steps=6,
+        steps_per_epoch=1,
+        frozen_norms=0.5,
+    )
+    seen: list[torch.Tensor] = []
+
+    def keep(entry: dict[str, Any]) -> None:
+        del entry
+        state = checkpoint.load(tmp_path / checkpoint.LAST).network
+        means = [value for name, value in state.items() if name.endswith("running_mean")]
+        seen.append(torch.cat(means).clone())
+
+    run(recipe, tmp_path, hook=keep)
+    moves = [bool((a != b).any()) for a, b in itertools.pairwise(seen)]
+    assert moves == [True, True, False, False, False]
 
 
 def test_it_learns(tmp_path: Path) -> None:

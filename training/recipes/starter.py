@@ -84,7 +84,7 @@ def starter(scale: Scale = "paper") -> Recipe:
         copy_share=lesions.copy_share,
         plant=lesions.plant,
     )
-    narrow = {"organs": _NARROW, "lesions": lesions.options | _NARROW}
+    narrow = {"organs": organs.options | _NARROW, "lesions": lesions.options | _NARROW}
     tiny = {**_TINY, "patch": (32, 48, 48), "options": narrow}
     return sized(paper, scale, tiny=tiny, small=_SHORT)
 
@@ -98,7 +98,8 @@ def starter_organs(scale: Scale = "paper") -> Recipe:
     paper = Recipe(
         name="starter-organs",
         architecture="subpixel_unet",
-        options={"filters": [32, 64, 96, 128]},
+        # Batch norm, so that a mask does not depend on what else a patch shows (docs/log.md).
+        options={"filters": [32, 64, 96, 128], "norm": "batch"},
         outputs=_ORGANS,
         sampling=Sampling((2.5, 2.5, 2.5), body=True),
         intensity=Intensity((-160.0, 240.0), "signed"),
@@ -116,6 +117,7 @@ def starter_organs(scale: Scale = "paper") -> Recipe:
         batch=1,
         optimizer=Optimizer("adamw", 2e-3, "cosine", weight_decay=1e-4, clip=1.0, warmup=50),
         augment=_AUGMENT,
+        frozen_norms=0.6,
         foreground=0.75,
         phantoms=24,
         phantom_share=0.1,
@@ -125,7 +127,7 @@ def starter_organs(scale: Scale = "paper") -> Recipe:
         plant=0.05,
         lesion_free=_LESIONS,
     )
-    tiny = {**_TINY, "patch": (32, 48, 48), "options": _NARROW}
+    tiny = {**_TINY, "patch": (32, 48, 48), "options": paper.options | _NARROW}
     return sized(paper, scale, tiny=tiny, small=_SHORT)
 
 
@@ -133,13 +135,13 @@ def starter_lesions(scale: Scale = "paper") -> Recipe:
     """The starter's second network; small patches around the organs that may have lesions.
 
     The real CTs have no lesion labels and are taken as free of them: lesions come from planting.
-    What varies between scanners varies less here, since it hides lesions (docs/log.md). Batch norm
-    makes the answer one that does not depend on what else a patch shows.
+    What varies between scanners varies less here, since it hides lesions (docs/log.md).
     """
     paper = dataclasses.replace(
         starter_organs(),
         name="starter-lesions",
         options={"filters": [32, 64, 96], "norm": "batch"},
+        frozen_norms=0.0,
         outputs=_OUTPUTS[:-2],
         patch=(48, 48, 48),
         cleanup=(),
@@ -178,6 +180,7 @@ def starter_finder(scale: Scale = "paper") -> Recipe:
         name="starter-finder",
         outputs=_OUTPUTS,
         options={"filters": [16, 32, 64]},
+        frozen_norms=0.0,
         sampling=Sampling((7.5, 7.5, 7.5), body=True),
         patch=(32, 48, 48),
         window=(64, 64, 80),
@@ -202,6 +205,7 @@ def starter_monet(scale: Scale = "paper") -> Recipe:
         outputs=_OUTPUTS,
         architecture="monet",
         options={},
+        frozen_norms=0.0,
         sampling=Sampling((3.0, 1.5, 1.5)),
         patch=(1, 256, 256),
         window=None,
