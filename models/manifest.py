@@ -82,6 +82,8 @@ class Cleanup:
         structure: which one.
         keep_largest: keep at most so many connected components (0 keeps all).
         min_ml: drop components smaller than this.
+        least_part: drop components smaller than this part of the largest one, 0 to 1. An organ that
+            a mask broke in two is kept whole, specks are not.
         paired: one organ on each side: keep the largest component left and right of the image's
             middle. What lies across it (bladder, bowel) goes, unless nothing else is there.
         attached: of a lesion: drop components that touch no voxel of its organ.
@@ -90,6 +92,7 @@ class Cleanup:
     structure: str
     keep_largest: int = 0
     min_ml: float = 0.0
+    least_part: float = 0.0
     paired: bool = False
     attached: bool = False
 
@@ -103,6 +106,8 @@ class Cleanup:
             raise BadManifest(
                 f"keep_largest {self.keep_largest} and min_ml {self.min_ml} must not be negative."
             )
+        if not 0 <= self.least_part <= 1:
+            raise BadManifest(f"least_part must be from 0 to 1, not {self.least_part}.")
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,8 @@ def _dropped(
     kept = kept[np.argsort(-sizes[kept], kind="stable")]
     if step.paired and len(kept):
         kept = _one_a_side(parts, sizes, kept, middle - box[2].start)
+    if len(kept):
+        kept = kept[sizes[kept] >= step.least_part * sizes[kept[0]]]
     if step.keep_largest:
         kept = kept[: step.keep_largest]
     gone = np.ones(len(sizes), bool)

@@ -71,6 +71,7 @@ BAD = [
     ("cleanup", [{"structure": "heart"}]),
     ("cleanup", [{"structure": "kidney", "keep_largest": -1}]),
     ("cleanup", [{"structure": "kidney", "keep_largest": 1.5}]),
+    ("cleanup", [{"structure": "kidney", "least_part": 1.5}]),
     ("cleanup", [{"structure": "kidney", "min_ml": -1}]),
     ("cleanup", [{"structure": "kidney", "min_ml": float("inf")}]),
     ("cleanup", [{"structure": "kidney", "colour": "red"}]),

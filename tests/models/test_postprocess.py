@@ -64,6 +64,9 @@ KEEP_ONE, KEEP_TWO = Cleanup("kidney", keep_largest=1), Cleanup("kidney", keep_l
         # A lesion's own step looks at the lesion alone.
         ("kkkt.tt", (Cleanup("kidney_tumor", keep_largest=1),), "kkk..tt"),
         ("kk.kkkt.k", (Cleanup("kidney_tumor", min_ml=2.0), KEEP_ONE), "...kkk..."),
+        # An organ that broke in two stays whole, its specks do not.
+        ("kkkk.k.kk...", (Cleanup("kidney", least_part=0.5),), "kkkk...kk..."),
+        ("............", (Cleanup("kidney", least_part=0.5),), "............"),
         # Of a pair, the largest on either side; what lies across the middle goes,
         ("kk.k.kkkk.k.", (PAIRED,), "kk........k."),
         ("k.kk....kk.k", (PAIRED,), "..kk....kk.."),

@@ -21,7 +21,8 @@ _OUTPUTS = (
 # The liver's are planted as liver: a dark spot in it is no hole.
 _LESIONS = ("pancreas_tumor", "kidney_tumor", "kidney_cyst", "liver_tumor")
 _CLEANUP = (
-    Cleanup("pancreas", keep_largest=1),
+    # Between its head and its body it is thin, and a mask may break there.
+    Cleanup("pancreas", least_part=0.4),
     Cleanup("liver", keep_largest=1),
     Cleanup("spleen", keep_largest=1),
     Cleanup("kidney", min_ml=5.0, paired=True),
