@@ -105,9 +105,9 @@ def starter_organs(scale: Scale = "paper") -> Recipe:
         sampling=Sampling((2.5, 2.5, 2.5), body=True),
         intensity=Intensity((-160.0, 240.0), "signed"),
         patch=(64, 96, 96),
-        overlap=0.25,
-        # Kidneys and livers are better where more is seen at once, and it is faster (docs/log.md).
-        window=(112, 144, 192),
+        # Masks are the same with more of it, and with other windows of this size (docs/log.md).
+        overlap=0.15,
+        window=(128, 160, 192),
         half=True,
         cleanup=_CLEANUP,
         # It works at 5 mm, and the CT knows better where an edge is (docs/log.md).
