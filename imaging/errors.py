@@ -52,6 +52,8 @@ offending value and the fix for people. HTTP statuses are decided from this tree
     ├── WorkerLost                  worker_lost          every worker that took a job died over it
     ├── TimedOut                    timed_out            a job took longer than it may
     ├── DiskFull                    disk_full            there is no room to write
+    ├── DiskReadOnly                disk_read_only       the disk may only be read
+    ├── RecordsDamaged              records_damaged      the jobs' records cannot be made out
     ├── AccessError                 who asks may not
     │   ├── Unauthenticated         unauthenticated      no token, or none that is valid
     │   ├── Forbidden               forbidden            the token's roles do not allow it
@@ -250,6 +252,14 @@ class TimedOut(IsletError):
 
 class DiskFull(IsletError):
     code = "disk_full"
+
+
+class DiskReadOnly(IsletError):
+    code = "disk_read_only"
+
+
+class RecordsDamaged(IsletError):
+    code = "records_damaged"
 
 
 class AccessError(IsletError):

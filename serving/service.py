@@ -81,12 +81,13 @@ class Islet:
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def check() -> None:
-        """Stop with a sentence, in the first process and before it listens, where it may not listen
-        or a file of the settings is wrong."""
+        """Stop with a sentence, in the first process and before it listens, where it may not
+        listen, a file of the settings is wrong or the jobs' records cannot be opened."""
         try:
             check_exposure(asked_host(), settings)
             load(settings.pacs)
             load_rules(settings.rules)
+            Jobs(settings).close()
         except IsletError as error:
             raise SystemExit(f"islet: {error.code}: {error.message}") from None
 
