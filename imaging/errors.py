@@ -50,6 +50,7 @@ offending value and the fix for people. HTTP statuses are decided from this tree
     │   ├── JobUnfinished           job_unfinished       there is no result yet
     │   └── KeyReused               key_reused           an idempotency key of another request
     ├── WorkerLost                  worker_lost          every worker that took a job died over it
+    ├── OutOfMemory                 out_of_memory        a job took more memory than there is
     ├── TimedOut                    timed_out            a job took longer than it may
     ├── DiskFull                    disk_full            there is no room to write
     ├── DiskReadOnly                disk_read_only       the disk may only be read
@@ -244,6 +245,10 @@ class KeyReused(JobError):
 
 class WorkerLost(IsletError):
     code = "worker_lost"
+
+
+class OutOfMemory(IsletError):
+    code = "out_of_memory"
 
 
 class TimedOut(IsletError):

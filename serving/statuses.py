@@ -46,6 +46,7 @@ _ROOTS: tuple[type[IsletError], ...] = (
     errors.ServiceBusy,
     errors.JobError,
     errors.WorkerLost,
+    errors.OutOfMemory,
     errors.TimedOut,
     errors.DiskFull,
     errors.DiskReadOnly,

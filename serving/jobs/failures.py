@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from imaging.errors import DiskFull, DiskReadOnly, IsletError
+from imaging.errors import DiskFull, DiskReadOnly, IsletError, OutOfMemory
 from serving.statuses import INTERNAL
 
 logger = logging.getLogger("islet.jobs")
@@ -29,6 +29,11 @@ def recorded(error: BaseException) -> dict[str, Any]:
     Only errors of the tree are told as they are. Of any other the log gets the type and the
     frames, without its text, which may quote a header, and the record an id to find them by.
     """
+    if isinstance(error, MemoryError):
+        error = OutOfMemory(
+            "The job took more memory than its worker may have; send fewer slices, or give the "
+            "workers more."
+        )
     error = of_disk(error) or error
     if isinstance(error, IsletError):
         return error.as_dict()

@@ -50,7 +50,7 @@ class Stills:
         self._seen: dict[Path, tuple[int, float]] = {}
 
     def of(self, touched: Mapping[Path, int]) -> list[Path]:
-        """Those that stand still, given when each was changed last; what is not given is forgotten."""
+        """Those that stand still, given when each was last changed; the rest is forgotten."""
         now = self._clock()
         before = self._seen
         self._seen = {
