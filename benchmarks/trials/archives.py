@@ -122,8 +122,8 @@ class _House:
     folder: Path
 
     def perform(self, study: str, job: str) -> Done:
-        asked = {"server": "main", "series": None, "rules": True, "store": "main", "study": study}
-        asked["options"] = _OPTIONS.to_json()
+        asked: dict[str, Any] = {"server": "main", "store": "main", "study": study}
+        asked |= {"series": None, "rules": True, "options": _OPTIONS.to_json()}
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         record = Job(job, "dicomweb", asked, "local", 10, State.RUNNING, 0.0)
         task = Task(record, folder, self.settings, self.engines, lambda *_: None)
@@ -131,21 +131,23 @@ class _House:
         return Done(list(done.files), done.report)
 
 
-def trial(folder: Path, times: int, seed: int) -> Row:
+def trial(folder: Path, times: int, seed: int, kinds: Sequence[Misbehave] = ()) -> Row:
     """So many jobs with a fault in each.
 
     Args:
         folder: for the archive, its proxy and the jobs; made.
         times: jobs.
         seed: of what goes wrong, and where.
+        kinds: of faults, in turns; all there are by default.
     """
+    kinds = kinds or KINDS
     chance = random.Random(seed)
     found: Counter[str] = Counter()
     slowest = 0.0
     with orthanc(folder / "orthanc") as pacs, _proxy(pacs.port) as proxy:
         house = _house(folder, proxy)
         for number in range(times):
-            kind = KINDS[number % len(KINDS)]
+            kind = kinds[number % len(kinds)]
             study = generate_uid()
             pacs.send(write_boxes(folder / str(number), study)[1])
             proxy.left, proxy.fault = chance.randrange(_REQUESTS), kind
@@ -212,7 +214,8 @@ def _never(_: _Relay, __: Answer) -> bool:
     return False
 
 
-def _half(relay: _Relay, answer: Answer) -> bool:
+def half(relay: _Relay, answer: Answer) -> bool:
+    """Breaks off in the middle."""
     cut = Answer(answer.status, answer.kind, answer.body[: len(answer.body) // 2])
     relay.give(cut, len(answer.body))
     return False
@@ -223,7 +226,8 @@ def _half_and_says_so(relay: _Relay, answer: Answer) -> bool:
     return True
 
 
-def _nothing(relay: _Relay, answer: Answer) -> bool:
+def nothing(relay: _Relay, answer: Answer) -> bool:
+    """An answer without a body."""
     relay.give(Answer(200, answer.kind, b""))
     return True
 
@@ -233,7 +237,7 @@ def _page(relay: _Relay, _: Answer) -> bool:
     return True
 
 
-def _garbled(relay: _Relay, answer: Answer) -> bool:
+def garbled(relay: _Relay, answer: Answer) -> bool:
     """Pixels come through changed without a sign: only what is no longer DICOM or JSON is."""
     body = bytearray(answer.body)
     body[: len(body) // 3] = random.Random(len(body)).randbytes(len(body) // 3)
@@ -256,20 +260,21 @@ def _empty_list(relay: _Relay, _: Answer) -> bool:
     return True
 
 
-def _hangs_up(_: _Relay, __: Answer) -> bool:
+def hangs_up(_: _Relay, __: Answer) -> bool:
+    """No answer at all."""
     return False
 
 
 KINDS: Sequence[Misbehave] = (
     _late,
     _never,
-    _half,
+    half,
     _half_and_says_so,
-    _nothing,
+    nothing,
     _page,
-    _garbled,
+    garbled,
     _breaks,
     _busy,
     _empty_list,
-    _hangs_up,
+    hangs_up,
 )

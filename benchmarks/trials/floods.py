@@ -38,7 +38,7 @@ SEED = 8
 # Of the arrivals, those that are waited for; the others are jobs.
 _AWAITED = 0.7
 _OVER = 2.0
-_QUEUE = 8
+QUEUE = 8
 _CLIENTS = 64
 # Accepted work may take that many times what a full queue takes at the measured capacity.
 _PATIENCE = 4.0
@@ -76,7 +76,7 @@ def trial(seconds: float = LONG_S, requests: int = 500, seed: int = SEED) -> Seq
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with tree(folder / "flood", ISLET_QUEUE=str(_QUEUE), ISLET_THREADS="1") as service:
+        with tree(folder / "flood", ISLET_QUEUE=str(QUEUE), ISLET_THREADS="1") as service:
             rows = [*flood(service, seconds, seed), leak(service, requests)]
         with tree(folder / "rude", ISLET_STALL_S="2") as service:
             rows.append(rude.clients(service, seed))
@@ -87,7 +87,7 @@ def flood(service: Tree, seconds: float, seed: int) -> list[Row]:
     """CTs of mixed sizes at twice the capacity.
 
     Args:
-        service: with a queue of ``_QUEUE``.
+        service: with a queue of ``QUEUE``.
         seconds: that they come.
         seed: of sizes and moments.
     """
@@ -101,7 +101,7 @@ def flood(service: Tree, seconds: float, seed: int) -> list[Row]:
     busy = sum(o.status == 429 for o in outcomes)
     survived = sum(o.right for o in outcomes if not o.job) + sum(o.right for o in jobs)
     latencies = sorted(o.seconds for o in (*waited, *jobs))
-    bound = _PATIENCE * (_QUEUE + 1) / capacity
+    bound = _PATIENCE * (QUEUE + 1) / capacity
     within = sum(s <= bound for s in latencies)
     tenth = max(1, len(held) // 10)
     before, after = (statistics.median(h) for h in (held[tenth : 3 * tenth], held[-2 * tenth :]))

@@ -185,12 +185,11 @@ class Tree:
 
 
 @contextlib.contextmanager
-def tree(folder: Path, start: bool = True, **environment: str) -> Iterator[Tree]:
-    """A service with a tiny model of its own, killed when the block ends.
+def tree(folder: Path, **environment: str) -> Iterator[Tree]:
+    """A service with a tiny model of its own, ready, and killed when the block ends.
 
     Args:
         folder: for its store, spool and log.
-        start: start it and wait until it is ready.
         environment: further variables.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,15 +199,12 @@ def tree(folder: Path, start: bool = True, **environment: str) -> Iterator[Tree]
     made = Tree(
         serve_environment({**os.environ, **own, **environment}), free_port(), folder / "log"
     )
-    if start:
-        made.start()
+    made.start()
     try:
-        if start:
-            made.await_ready()
+        made.await_ready()
         yield made
     finally:
-        if hasattr(made, "process"):
-            made.kill()
+        made.kill()
 
 
 def until(condition: Any, seconds: float) -> None:

@@ -128,3 +128,9 @@ def test_a_disk_that_cannot_be_written_is_told_apart() -> None:
     assert isinstance(of_disk(OSError(errno.EROFS, "")), DiskReadOnly)
     assert of_disk(OSError(errno.EPERM, "")) is None
     assert recorded(OSError(errno.EROFS, ""))["code"] == "disk_read_only"
+
+
+def test_a_job_without_memory_has_a_code() -> None:
+    found = recorded(MemoryError("patient Doe"))
+    assert found["code"] == "out_of_memory"
+    assert "Doe" not in str(found)
