@@ -50,8 +50,11 @@ offending value and the fix for people. HTTP statuses are decided from this tree
     │   ├── JobUnfinished           job_unfinished       there is no result yet
     │   └── KeyReused               key_reused           an idempotency key of another request
     ├── WorkerLost                  worker_lost          every worker that took a job died over it
+    ├── OutOfMemory                 out_of_memory        a job took more memory than there is
     ├── TimedOut                    timed_out            a job took longer than it may
     ├── DiskFull                    disk_full            there is no room to write
+    ├── DiskReadOnly                disk_read_only       the disk may only be read
+    ├── RecordsDamaged              records_damaged      the jobs' records cannot be made out
     ├── AccessError                 who asks may not
     │   ├── Unauthenticated         unauthenticated      no token, or none that is valid
     │   ├── Forbidden               forbidden            the token's roles do not allow it
@@ -244,12 +247,24 @@ class WorkerLost(IsletError):
     code = "worker_lost"
 
 
+class OutOfMemory(IsletError):
+    code = "out_of_memory"
+
+
 class TimedOut(IsletError):
     code = "timed_out"
 
 
 class DiskFull(IsletError):
     code = "disk_full"
+
+
+class DiskReadOnly(IsletError):
+    code = "disk_read_only"
+
+
+class RecordsDamaged(IsletError):
+    code = "records_damaged"
 
 
 class AccessError(IsletError):

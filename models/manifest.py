@@ -18,6 +18,8 @@ from models.fields import freeze
 from models.labels import BY_NAME
 
 METADATA_KEY = "islet.manifest"
+# Of the SHA-256 of the manifest's text.
+DIGEST_KEY = "islet.manifest.sha256"
 # Base64 of the finder's ONNX file, where the manifest has one.
 FINDER_KEY = "islet.finder"
 SCHEMA = 1

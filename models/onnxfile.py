@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from imaging.errors import BadManifest, CorruptModel
 from imaging.files import write_whole
-from models.manifest import FINDER_KEY, METADATA_KEY, Finder, Manifest
+from models.manifest import DIGEST_KEY, FINDER_KEY, METADATA_KEY, Finder, Manifest
 
 # Operators outside the standard domains could load native code into the server.
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
@@ -34,7 +34,8 @@ def embed(
         finder: an ONNX file, where the manifest has a finder.
     """
     manifest = dataclasses.replace(manifest, weights_sha256=graph_sha256(model))
-    entries = {METADATA_KEY: manifest.to_json()}
+    text = manifest.to_json()
+    entries = {METADATA_KEY: text, DIGEST_KEY: _digest(text)}
     if finder is not None:
         entries[FINDER_KEY] = base64.b64encode(finder).decode()
     del model.metadata_props[:]
@@ -94,18 +95,24 @@ def read_identity(path: Path) -> tuple[Manifest, str]:
     """The manifest of a file and the SHA-256 of all its bytes, hexadecimal, from one reading.
 
     Raises:
-        CorruptModel: not an ONNX file, other weights than the manifest's hash, external data or
-            custom operators.
+        CorruptModel: not an ONNX file, another manifest or other weights than their hashes,
+            external data or custom operators.
         BadManifest: an ONNX file without a valid manifest.
     """
     model, data = parse(path)
     name = Path(path).name
-    text = {p.key: p.value for p in model.metadata_props}.get(METADATA_KEY)
+    entries = {p.key: p.value for p in model.metadata_props}
+    text = entries.get(METADATA_KEY)
     if text is None:
         raise BadManifest(
             f"{name} carries no manifest; write it with `islet export`, or publish it with a "
             "manifest beside it.",
             key=METADATA_KEY,
+        )
+    # Files of before had no hash of it.
+    if entries.get(DIGEST_KEY, _digest(text)) != _digest(text):
+        raise CorruptModel(
+            f"{name} holds another manifest than it was written with; fetch or export it again."
         )
     manifest = Manifest.from_json(text)
     check_graph(model, name)
@@ -240,3 +247,8 @@ def _attributes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.At
 def _dense(sparse: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
     for tensor in sparse:
         yield from (tensor.values, tensor.indices)
+
+
+def _digest(text: str | bytes) -> str:
+    """SHA-256 of a manifest; what is no UTF-8 comes out of the file as bytes."""
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()

@@ -9,6 +9,7 @@ import asyncio
 import logging
 
 import bentoml
+import uvicorn.config
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,6 +18,7 @@ from imaging.errors import IsletError
 from models.store import default_store
 from serving.api.desk import Desk
 from serving.api.door import Door
+from serving.guard.heads import Heads
 from serving.guard.middleware import Guard
 from serving.guard.rules import asked_host, check_exposure
 from serving.jobs.jobs import Jobs
@@ -37,6 +39,10 @@ _TIMEOUT_S = 3600
 _TIDY_S = 5.0
 
 settings = Settings.from_environment()
+
+# BentoML hands no protocol through; this is the one that its server takes by default.
+Heads.within_s = settings.bounds.stall_s
+uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{Heads.__module__}:{Heads.__name__}"
 
 
 class Later:
@@ -81,12 +87,13 @@ class Islet:
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def check() -> None:
-        """Stop with a sentence, in the first process and before it listens, where it may not listen
-        or a file of the settings is wrong."""
+        """Stop with a sentence, in the first process and before it listens, where it may not
+        listen, a file of the settings is wrong or the jobs' records cannot be opened."""
         try:
             check_exposure(asked_host(), settings)
             load(settings.pacs)
             load_rules(settings.rules)
+            Jobs(settings).close()
         except IsletError as error:
             raise SystemExit(f"islet: {error.code}: {error.message}") from None
 

@@ -22,6 +22,7 @@ _TABLE: tuple[tuple[type[IsletError], int], ...] = (
     (errors.KeyReused, 409),
     (errors.TimedOut, 504),
     (errors.DiskFull, 507),
+    (errors.DiskReadOnly, 507),
     (errors.Unauthenticated, 401),
     (errors.Forbidden, 403),
     (errors.ProviderAway, 503),
@@ -31,7 +32,8 @@ _TABLE: tuple[tuple[type[IsletError], int], ...] = (
     (errors.PacsError, 502),
     # As a status for who asks for the result of a job that was cancelled.
     (errors.Cancelled, 410),
-    # A broken model in the store and a lost worker are the operator's fault, not the caller's.
+    # A broken model in the store, damaged records and a lost worker are the operator's fault, not
+    # the caller's.
     (IsletError, 500),
 )
 
@@ -44,8 +46,11 @@ _ROOTS: tuple[type[IsletError], ...] = (
     errors.ServiceBusy,
     errors.JobError,
     errors.WorkerLost,
+    errors.OutOfMemory,
     errors.TimedOut,
     errors.DiskFull,
+    errors.DiskReadOnly,
+    errors.RecordsDamaged,
     errors.AccessError,
     errors.PacsError,
     errors.Cancelled,

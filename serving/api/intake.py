@@ -39,7 +39,8 @@ async def take(request: Request, priority: int | None = None) -> Job:
         priority: of a job that is waited for; ``None`` takes the caller's, and its key.
 
     Raises:
-        InputError, BadParameter, ModelError, ServiceBusy, KeyReused, DiskFull: refused.
+        InputError, BadParameter, ModelError, ServiceBusy, KeyReused: refused.
+        DiskFull, DiskReadOnly: it cannot be kept.
         starlette.requests.ClientDisconnect: the client went away.
     """
     desk = desk_of(request)
@@ -122,7 +123,7 @@ async def staged(jobs: Jobs) -> AsyncIterator[Path]:
     """``jobs.staged`` beside the event loop: an empty folder to receive an upload.
 
     Raises:
-        DiskFull: there is no room for it.
+        DiskFull, DiskReadOnly: it cannot be kept.
     """
     held = jobs.staged()
     folder = await in_thread(held.__enter__)

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from imaging.errors import DiskFull, IsletError
+from imaging.errors import DiskFull, DiskReadOnly, IsletError, OutOfMemory
 from serving.statuses import INTERNAL
 
 logger = logging.getLogger("islet.jobs")
@@ -29,8 +29,12 @@ def recorded(error: BaseException) -> dict[str, Any]:
     Only errors of the tree are told as they are. Of any other the log gets the type and the
     frames, without its text, which may quote a header, and the record an id to find them by.
     """
-    if is_full(error):
-        error = disk_full()
+    if isinstance(error, MemoryError):
+        error = OutOfMemory(
+            "The job took more memory than its worker may have; send fewer slices, or give the "
+            "workers more."
+        )
+    error = of_disk(error) or error
     if isinstance(error, IsletError):
         return error.as_dict()
     found = uuid.uuid4().hex[:12]
@@ -51,15 +55,27 @@ def raised(error: Mapping[str, Any]) -> IsletError:
     return made
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room on a disk."""
-    return isinstance(error, OSError) and error.errno in _FULL
+def of_disk(error: BaseException) -> IsletError | None:
+    """The error of the tree for one that says that a disk cannot be written, or ``None``."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in _FULL:
+        return disk_full()
+    return disk_read_only() if error.errno == errno.EROFS else None
 
 
 def disk_full() -> DiskFull:
-    """The error for it."""
+    """The error for a disk without room."""
     return DiskFull(
         "There is no room left in the spool; make room on its disk, or set ISLET_SPOOL to another."
+    )
+
+
+def disk_read_only() -> DiskReadOnly:
+    """The error for a disk that may only be read."""
+    return DiskReadOnly(
+        "The spool's disk may only be read now; mount it for writing, or set ISLET_SPOOL to "
+        "another."
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from imaging.errors import Cancelled, IsletError, JobNotFound, JobUnfinished, RecordsAway
 from serving.jobs.estimate import Habit, habit, left_s
-from serving.jobs.failures import disk_full, is_full, raised
+from serving.jobs.failures import of_disk, raised
 from serving.jobs.ledger import Order, check_room
 from serving.jobs.parts import Parts
 from serving.jobs.queue import QUEUE_ERRORS
@@ -66,9 +66,9 @@ class Jobs:
         it.
 
         Raises:
-            DiskFull: the block or the folder found no room.
+            DiskFull, DiskReadOnly: the block or the folder could not be written.
         """
-        with _room_on_disk(), self._parts.spool.staged() as folder:
+        with _named_disk(), self._parts.spool.staged() as folder:
             yield folder
 
     def submit(
@@ -95,7 +95,7 @@ class Jobs:
         Raises:
             ServiceBusy: as many jobs wait as may.
             KeyReused: the key came with another fingerprint.
-            DiskFull: there is no room for it.
+            DiskFull, DiskReadOnly: it cannot be written.
         """
         order = Order(kind, request, owner, priority, key, fingerprint)
         known = self._parts.ledger.earlier(order)
@@ -104,7 +104,7 @@ class Jobs:
         self.room()
         id = uuid.uuid4().hex
         try:
-            with _room_on_disk():
+            with _named_disk():
                 self._parts.spool.take(id, folder)
                 wait_s = self._wait_s()
                 job, turn = self._parts.ledger.submit(order, id, self._settings.queue, wait_s)
@@ -265,13 +265,14 @@ class Jobs:
 
 
 @contextmanager
-def _room_on_disk() -> Iterator[None]:
+def _named_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_full(error):
-            raise disk_full() from error
-        raise
+        named = of_disk(error)
+        if named is None:
+            raise
+        raise named from error
 
 
 def _no_job(id: str) -> JobNotFound:

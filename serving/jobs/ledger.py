@@ -154,15 +154,14 @@ class Ledger:
 
     def claim(self, id: str, worker: str) -> Claim | None:
         """Take a job that waits; ``None`` when it does not, or not any more."""
-        now = self._records.now()
         change = (
             update(JOBS)
             .where(JOBS.c.id == id, JOBS.c.state == State.QUEUED)
             .values(
                 state=State.RUNNING,
                 worker=worker,
-                lease=now + LEASE_S,
-                started=now,
+                lease=self._records.steady() + LEASE_S,
+                started=self._records.now(),
                 attempts=JOBS.c.attempts + 1,
                 step=None,
                 part=0.0,
@@ -182,7 +181,7 @@ class Ledger:
         change = (
             update(JOBS)
             .where(claim._held)
-            .values(lease=self._records.now() + LEASE_S, step=step, part=part)
+            .values(lease=self._records.steady() + LEASE_S, step=step, part=part)
             .returning(JOBS.c.cancelling)
         )
         with self._records.write() as connection:
@@ -236,7 +235,7 @@ class Ledger:
         """
         lost = and_(
             JOBS.c.state == State.RUNNING,
-            or_(JOBS.c.worker.in_(gone), JOBS.c.lease < self._records.now()),
+            or_(JOBS.c.worker.in_(gone), JOBS.c.lease < self._records.steady()),
         )
         with self._records.read() as connection:
             if connection.execute(select(JOBS.c.id).where(lost).limit(1)).first() is None:

@@ -43,6 +43,7 @@ class Parts:
         Raises:
             BadParameter: the spool cannot be used.
             RecordsAway: the database cannot be reached.
+            RecordsDamaged: it cannot be made out.
             ServiceFailed: the records are another version's.
         """
         spool = Spool(settings.spool)

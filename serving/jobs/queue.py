@@ -7,6 +7,7 @@ back by ``Jobs.tidy``, and one that comes twice is claimed once.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import sqlite3
@@ -16,6 +17,8 @@ from typing import Protocol
 
 import psycopg
 from huey.storage import PostgresStorage, SqliteStorage
+
+logger = logging.getLogger("islet.jobs")
 
 # What a storage raises when it cannot be reached.
 QUEUE_ERRORS = (sqlite3.Error, psycopg.Error)
@@ -60,7 +63,7 @@ class _Embedded:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._storage = SqliteStorage(_NAME, str(folder / "queue.db"), timeout=_BUSY_S)
+        self._storage = _storage(folder / "queue.db")
         path = folder / "bell"
         with contextlib.suppress(FileExistsError):
             os.mkfifo(path, 0o600)
@@ -90,6 +93,23 @@ class _Embedded:
     def close(self) -> None:
         os.close(self._bell)
         self._storage.close()
+
+
+def _storage(path: Path) -> SqliteStorage:
+    """The file, made anew where it is damaged: what it held is in the records."""
+    try:
+        storage = SqliteStorage(_NAME, str(path), timeout=_BUSY_S)
+        (found,) = storage.sql("PRAGMA quick_check(1)", results=True)[0]
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found == "ok":
+        return storage
+    logger.warning("the queue is damaged and made anew")
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return SqliteStorage(_NAME, str(path), timeout=_BUSY_S)
 
 
 class _Shared:

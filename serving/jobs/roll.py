@@ -56,7 +56,7 @@ class Roll:
             "models": list(status.models),
             "memory_mb": status.memory_mb,
             "error": status.error,
-            "seen": self._records.now(),
+            "seen": self._records.steady(),
         }
         with self._records.write() as connection:
             change = update(WORKERS).where(WORKERS.c.id == worker).values(**said)
@@ -74,7 +74,7 @@ class Roll:
         names = ("id", "host", "pid", "ready", "models", "memory_mb", "error", "seen")
         query = (
             select(*(WORKERS.c[name] for name in names))
-            .where(WORKERS.c.seen >= self._records.now() - SILENT_S)
+            .where(WORKERS.c.seen >= self._records.steady() - SILENT_S)
             .order_by(WORKERS.c.host, WORKERS.c.pid)
         )
         with self._records.read() as connection:
@@ -82,7 +82,7 @@ class Roll:
 
     def dead(self) -> list[str]:
         """Workers that are silent for too long, or whose process on this machine is gone."""
-        silent = WORKERS.c.seen < self._records.now() - SILENT_S
+        silent = WORKERS.c.seen < self._records.steady() - SILENT_S
         query = select(WORKERS.c.id, WORKERS.c.place, WORKERS.c.pid, silent)
         with self._records.read() as connection:
             rows = connection.execute(query).all()

@@ -17,8 +17,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imaging.errors import BadParameter
@@ -33,17 +33,46 @@ _PRIVATE = 0o700
 _ORPHAN_S = 3600.0
 
 
+class Stills:
+    """Tells what nobody touches any more.
+
+    The clocks of disks, hosts and this process may differ and jump: how long something stood still
+    is counted from when this process first saw it so.
+
+    Args:
+        after_s: seconds without a change.
+        clock: seconds.
+    """
+
+    def __init__(self, after_s: float, clock: Callable[[], float]) -> None:
+        self._after_s = after_s
+        self._clock = clock
+        self._seen: dict[Path, tuple[int, float]] = {}
+
+    def of(self, touched: Mapping[Path, int]) -> list[Path]:
+        """Those that stand still, given when each was last changed; the rest is forgotten."""
+        now = self._clock()
+        before = self._seen
+        self._seen = {
+            path: before[path] if before.get(path, (None,))[0] == when else (when, now)
+            for path, when in touched.items()
+        }
+        return [path for path, (_, since) in self._seen.items() if now - since > self._after_s]
+
+
 class Spool:
     """Folders under one root.
 
     Args:
         root: made where it is missing; what is in it beside the four folders is left alone.
+        clock: seconds.
 
     Raises:
         BadParameter: it cannot be written.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stills = {name: Stills(_ORPHAN_S, clock) for name in ("staging", "jobs")}
         self.records = root / "records"
         self._staging = root / "staging"
         self._jobs = root / "jobs"
@@ -120,16 +149,18 @@ class Spool:
         shutil.rmtree(self._jobs / id, ignore_errors=True)
 
     def old(self) -> list[str]:
-        """Ids of the jobs whose folders nobody touched for an hour."""
-        now = time.time()
-        return [path.name for path in _inside(self._jobs) if _age(path, now) > _ORPHAN_S]
+        """Ids of the jobs whose folders nobody touched for an hour that this process saw."""
+        touched = {path: _touched([path]) for path in _inside(self._jobs)}
+        return [path.name for path in self._stills["jobs"].of(touched)]
 
     def sweep(self) -> None:
         """Remove uploads that broke off: their process is gone, or they stand still for an hour."""
-        for path in _inside(self._staging):
+        touched = {path: _touched([path, *_inside(path)]) for path in _inside(self._staging)}
+        still = self._stills["staging"].of(touched)
+        for path in touched:
             where, _, rest = path.name.partition("-")
             pid = rest.partition("-")[0]
-            if (pid.isdecimal() and gone(where, int(pid))) or _still(path):
+            if (pid.isdecimal() and gone(where, int(pid))) or path in still:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _attempt(self, job: Job) -> Path:
@@ -158,13 +189,10 @@ def _inside(folder: Path) -> list[Path]:
         return []
 
 
-def _age(path: Path, now: float) -> float:
-    try:
-        return now - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _still(folder: Path) -> bool:
-    now = time.time()
-    return all(_age(path, now) > _ORPHAN_S for path in (folder, *_inside(folder)))
+def _touched(paths: list[Path]) -> int:
+    """When one of them was changed last, nanoseconds by the clock of their disk."""
+    found = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            found = max(found, path.stat().st_mtime_ns)
+    return found

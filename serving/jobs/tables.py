@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -29,11 +31,12 @@ from sqlalchemy import (
     literal,
     select,
     text,
+    update,
 )
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 
-from imaging.errors import IsletError, RecordsAway, ServiceFailed
-from serving.jobs.failures import disk_full
+from imaging.errors import IsletError, RecordsAway, RecordsDamaged, ServiceFailed
+from serving.jobs.failures import disk_full, disk_read_only
 
 # Raised with every change of the tables.
 LAYOUT = 1
@@ -87,7 +90,7 @@ JOBS = Table(
     # Its input and scratch are gone.
     Column("cleared", Boolean, nullable=False, default=False),
     Column("worker", String(32)),
-    # The worker must be heard of before then.
+    # The worker must be heard of before then, by ``Records.steady``.
     Column("lease", Double),
     Index("islet_jobs_turn", "state", "priority", "arrival"),
     Index("islet_jobs_ending", "ending"),
@@ -107,6 +110,7 @@ WORKERS = Table(
     Column("memory_mb", Double, nullable=False),
     # Why it is not ready.
     Column("error", JSON(none_as_null=True)),
+    # By ``Records.steady``.
     Column("seen", Double, nullable=False),
 )
 
@@ -119,7 +123,9 @@ MARKS = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-ARRIVED, ENDED_MARK, _LAYOUT_MARK = "arrived", "ended", "layout"
+ARRIVED, ENDED_MARK, _LAYOUT_MARK, _BOOT_MARK = "arrived", "ended", "layout", "boot"
+# Of the machine since it was started; its steady clock begins anew with each.
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Records:
@@ -132,16 +138,21 @@ class Records:
 
     Raises:
         ServiceFailed: the tables are another version's.
+        RecordsDamaged: they cannot be read.
     """
 
     def __init__(self, url: str, clock: Any = None) -> None:
         self._clock = clock
+        self._boot = _boot()
         self.embedded = url.startswith("sqlite:")
         self._engine = _sqlite(url) if self.embedded else _postgresql(url)
         try:
             with self.alone() as connection:
                 _METADATA.create_all(connection)
                 _check_layout(connection)
+                if self.embedded:
+                    _check_pages(connection)
+                    _check_boot(connection, self._boot)
         except IsletError:
             self.close()
             raise
@@ -153,6 +164,15 @@ class Records:
         if self.embedded:
             return literal(time.time(), Double)
         return func.extract("epoch", func.clock_timestamp()).cast(Double)
+
+    def steady(self) -> ColumnElement[float]:
+        """Seconds that pass evenly for all who share the database, in SQL; for leases.
+
+        On one machine whatever is done to its clock; PostgreSQL has no clock but the time.
+        """
+        if self.embedded and self._clock is None and self._boot is not None:
+            return literal(time.monotonic(), Double)
+        return self.now()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -166,7 +186,8 @@ class Records:
 
         Raises:
             RecordsAway: the database cannot be reached or is kept busy; also from :meth:`read`.
-            DiskFull: there is no room for it.
+            RecordsDamaged: what is in it cannot be read; also from :meth:`read`.
+            DiskFull, DiskReadOnly: it cannot be written.
         """
         with _named_errors(), self._engine.begin() as connection:
             yield connection
@@ -189,12 +210,31 @@ def _named_errors() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
-        if "disk is full" in str(error.orig):
+        said = str(error.orig)
+        if "disk is full" in said:
             raise disk_full() from error
+        if "readonly database" in said:
+            raise disk_read_only() from error
+        if "decode" in said:
+            raise _damaged() from error
         raise RecordsAway(
             f"The job records cannot be reached; try again in {_AWAY_S} s.",
             retry_after_s=_AWAY_S,
         ) from error
+    except DatabaseError as error:
+        if "malformed" in str(error.orig) or "not a database" in str(error.orig):
+            raise _damaged() from error
+        raise
+    except ValueError as error:
+        # What was read is no JSON, or no state that a job can be in.
+        raise _damaged() from error
+
+
+def _damaged() -> RecordsDamaged:
+    return RecordsDamaged(
+        "The job records are damaged: restore the folder records of the spool from a copy, or move "
+        "it away to begin with none."
+    )
 
 
 def _sqlite(url: str) -> Engine:
@@ -237,3 +277,31 @@ def _check_layout(connection: Connection) -> None:
             found=found[_LAYOUT_MARK],
             known=LAYOUT,
         )
+
+
+def _check_pages(connection: Connection) -> None:
+    found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+    if found != "ok":
+        raise _damaged()
+
+
+def _check_boot(connection: Connection, boot: int | None) -> None:
+    """Where the machine was started again, nobody who worked lives, and its clock began anew."""
+    named = MARKS.c.name == _BOOT_MARK
+    found = connection.execute(select(MARKS.c.value).where(named)).scalar_one_or_none()
+    if boot is None or found == boot:
+        return
+    connection.execute(update(JOBS).where(JOBS.c.lease.is_not(None)).values(lease=0.0))
+    connection.execute(update(WORKERS).values(seen=0.0))
+    if found is None:
+        connection.execute(insert(MARKS).values(name=_BOOT_MARK, value=boot))
+    else:
+        connection.execute(update(MARKS).where(named).values(value=boot))
+
+
+def _boot() -> int | None:
+    """A number of 63 bits that every start of the machine has another of, where it says so."""
+    try:
+        return uuid.UUID(_BOOT_ID.read_text().strip()).int >> 65
+    except (OSError, ValueError):
+        return None

@@ -88,7 +88,11 @@ class _Keeper:
         pause = _FIRST_PAUSE_S
         while not self._stopping.is_set():
             began = time.monotonic()
-            self._one()
+            try:
+                self._one()
+            except OSError as error:
+                # No memory or no room for a further process: there may be some later.
+                logger.error("a worker cannot be started: %s", type(error).__name__)
             steady = time.monotonic() - began > _STEADY_S
             pause = _FIRST_PAUSE_S if steady else min(2 * pause, _LONGEST_PAUSE_S)
             if not steady:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeVar
 
-from imaging.errors import Cancelled, DiskFull, IsletError, RecordsAway, TimedOut
+from imaging.errors import Cancelled, DiskFull, DiskReadOnly, IsletError, RecordsAway, TimedOut
 from serving.jobs.failures import recorded
 from serving.jobs.ledger import LEASE_S, Claim, Ledger
 
@@ -137,13 +137,13 @@ def insist(write: Callable[[], Wrote]) -> Wrote:
     """Write to the records, again and again for a minute while they cannot be reached.
 
     Raises:
-        RecordsAway, DiskFull: it was in vain.
+        RecordsAway, DiskFull, DiskReadOnly: it was in vain.
     """
     deadline = time.monotonic() + _INSIST_S
     while True:
         try:
             return write()
-        except (RecordsAway, DiskFull):
+        except (RecordsAway, DiskFull, DiskReadOnly):
             if time.monotonic() > deadline:
                 raise
             time.sleep(2 * TICK_S)

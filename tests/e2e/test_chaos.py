@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
 import os
@@ -11,27 +10,23 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.trials.tree import Tree, tree
 from imaging.read import read_volume
 from imaging.writers.nifti import encode_nifti
 from models.store import Store
 from serving.jobs.jobs import Jobs
 from serving.jobs.ledger import LEASE_S
 from serving.jobs.record import ENDED, State
-from serving.process import free_port, serve_command, serve_environment
 from serving.settings import Settings
-from tests.e2e.trees import kill_tree, kill_worker
 from tests.serving.jobs import postgres
 from tests.serving.jobs.conftest import until
 from tests.serving.tiny_model import boxes_ct, publish
@@ -43,79 +38,15 @@ JOBS, CLIENTS = 20, 8
 KILLS = ["service"] * 5 + ["supervisor", "workers"]
 ROOT = Path(__file__).resolve().parents[2]
 ODD = ROOT / "tests" / "serving" / "workers" / "odd"
-# What a client meets while the service is down or going down.
-_BROKEN = (urllib.error.URLError, http.client.HTTPException, OSError)
-
-
-@dataclass
-class Service:
-    """A service that is killed and started again, always at the same port and spool."""
-
-    environment: dict[str, str]
-    port: int
-    log: Path
-    process: subprocess.Popen[bytes] = field(init=False)
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                serve_command("127.0.0.1", self.port),
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def kill(self) -> None:
-        """All of it at once."""
-        kill_tree(self.process)
-
-    def kill_and_start(self, what: str) -> None:
-        """SIGKILL the whole service, its supervisor or its workers; have it serve again."""
-        if what == "workers":
-            kill_worker(self.process)
-        else:
-            if what == "supervisor":
-                # What it started has to notice and make room at the port.
-                self.process.kill()
-                self.process.wait()
-            else:
-                self.kill()
-            self.start()
-
-    def listed(self, state: str | None = None) -> list[dict[str, Any]]:
-        """The jobs it has on record."""
-        asked = f"/jobs?state={state}" if state else "/jobs"
-        found: list[dict[str, Any]] = json.loads(self.ask(asked)[1])["jobs"]
-        return found
-
-    def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        """An answer, sooner or later: what breaks off is asked again."""
-        url = f"http://127.0.0.1:{self.port}/v1{path}"
-        deadline = time.monotonic() + 120
-        while True:
-            request = urllib.request.Request(url, body, headers)
-            try:
-                return _answer(request)
-            except _BROKEN:
-                assert time.monotonic() < deadline, "the service does not come back"
-                time.sleep(0.1)
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    store = Store(tmp_path / "store", behind=())
-    publish(store, tmp_path)
-    spool = {"ISLET_STORE": str(store.root), "ISLET_SPOOL": str(tmp_path / "spool")}
-    made = Service(serve_environment(os.environ | spool), free_port(), tmp_path / "log")
-    made.start()
-    yield made
-    made.kill()
+def service(tmp_path: Path) -> Iterator[Tree]:
+    with tree(tmp_path) as made:
+        yield made
 
 
-def test_every_job_is_done_once_though_the_service_is_killed(
-    service: Service, tmp_path: Path
-) -> None:
+def test_every_job_is_done_once_though_the_service_is_killed(service: Tree, tmp_path: Path) -> None:
     chance = random.Random(SEED)
     kills = chance.sample(KILLS, len(KILLS))
     done: list[int] = []
@@ -184,16 +115,7 @@ def test_a_hosts_job_goes_to_another_host_when_it_is_gone(tmp_path: Path) -> Non
         jobs.close()
 
 
-def _answer(request: urllib.request.Request) -> tuple[int, bytes]:
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read()
-
-
-def _one_job(service: Service, number: int) -> tuple[str, bytes]:
+def _one_job(service: Tree, number: int) -> tuple[str, bytes]:
     """Submit a CT and fetch its result, as a client would that may lose any answer."""
     headers = {"Idempotency-Key": f"job-{number}", "Content-Type": "application/octet-stream"}
     status, answer = service.ask("/jobs", encode_nifti(_boxes(number)[0]), **headers)

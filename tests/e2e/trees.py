@@ -18,14 +18,6 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(family, timeout=10)
 
 
-def kill_worker(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL the processes of a service that segment."""
-    for one in _family(process):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "serving.workers.worker" in one.cmdline():
-                one.kill()
-
-
 def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     try:
         first = psutil.Process(process.pid)

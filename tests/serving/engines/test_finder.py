@@ -15,7 +15,7 @@ from imaging.geometry import Geometry
 from imaging.volume import Volume
 from models.door import admit
 from models.finder import described
-from models.manifest import FINDER_KEY, Manifest
+from models.manifest import DIGEST_KEY, FINDER_KEY, METADATA_KEY, Manifest
 from models.onnxfile import parse, read_finder, read_manifest, redescribe
 from models.predict import predict
 from models.store import Store
@@ -84,7 +84,7 @@ def test_it_stays_when_the_manifest_is_changed(model: Path, finder: Path) -> Non
     assert record(model, {"openvino": 0.5}).finder == made
     assert read_manifest(model).fidelity == {"openvino": 0.5}
     redescribe(model, finder=None)
-    assert [p.key for p in parse(model)[0].metadata_props] == ["islet.manifest"]
+    assert [p.key for p in parse(model)[0].metadata_props] == [METADATA_KEY, DIGEST_KEY]
 
 
 @pytest.mark.parametrize("change", ["gone", "other", "no base64"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from pathlib import Path
+
+import pytest
 
 from serving.jobs import roll
 from serving.jobs.jobs import Jobs
@@ -13,7 +14,14 @@ from serving.jobs.record import Job, State
 from serving.jobs.spool import Spool
 from serving.settings import Settings
 
-OLD = time.time() - 7200
+HOUR = 3600.0
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def job(id: str, **more: object) -> Job:
@@ -32,7 +40,8 @@ def test_an_upload_that_nobody_took_goes(tmp_path: Path) -> None:
 
 
 def test_uploads_of_dead_processes_go_and_others_stay(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    clock = Clock()
+    spool = Spool(tmp_path, clock)
     ended = subprocess.Popen(["true"])
     ended.wait()
     staging = tmp_path / "staging"
@@ -42,26 +51,44 @@ def test_uploads_of_dead_processes_go_and_others_stay(tmp_path: Path) -> None:
     for folder in (dead, elsewhere, still):
         folder.mkdir()
         (folder / "000000").write_bytes(b"x")
-    for path in (still, still / "000000"):
-        os.utime(path, (OLD, OLD))
     with spool.staged() as mine:
-        os.utime(mine, (OLD, OLD))
         (mine / "000000").write_bytes(b"x")
-        os.utime(mine, (OLD, OLD))
         spool.sweep()
-        # Bytes still come in, though the folder itself is old.
+        assert set(staging.iterdir()) == {elsewhere, still, mine}
+        clock.now += 2 * HOUR
+        # Bytes still come in.
+        os.utime(mine / "000000", (1, 1))
+        os.utime(elsewhere)
+        spool.sweep()
         assert set(staging.iterdir()) == {elsewhere, mine}
 
 
-def test_folders_without_a_record_go_after_an_hour(tmp_path: Path) -> None:
+def test_a_clock_that_jumps_takes_no_upload_that_comes_in(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, Clock())
+    with spool.staged() as mine:
+        (mine / "000000").write_bytes(b"x")
+        # As if they had been written two days ago, or tomorrow.
+        for moment in (-172800, 86400):
+            for path in (mine / "000000", mine):
+                os.utime(path, (path.stat().st_mtime + moment,) * 2)
+            spool.sweep()
+            assert mine.is_dir()
+
+
+def test_folders_without_a_record_go_after_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("serving.jobs.parts.Spool", lambda root: Spool(root, clock))
     jobs = Jobs(Settings(spool=tmp_path))
     kept = jobs.submit("segment", {}, "a", None)
-    for name in (kept.id, "0" * 32, "1" * 32):
-        (tmp_path / "jobs" / name).mkdir(exist_ok=True)
-    for name in (kept.id, "0" * 32):
-        os.utime(tmp_path / "jobs" / name, (OLD, OLD))
+    lost, young = "0" * 32, "1" * 32
+    (tmp_path / "jobs" / lost).mkdir()
     jobs.tidy()
-    assert {path.name for path in (tmp_path / "jobs").iterdir()} == {kept.id, "1" * 32}
+    clock.now += 2 * HOUR
+    (tmp_path / "jobs" / young).mkdir()
+    jobs.tidy()
+    assert {path.name for path in (tmp_path / "jobs").iterdir()} == {kept.id, young}
     jobs.close()
 
 

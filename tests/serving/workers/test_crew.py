@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -218,3 +219,25 @@ def _lives(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
         return False
+
+
+def test_a_crew_that_cannot_start_a_worker_tries_again(
+    tmp_path: Path, published: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = Jobs(replace(Settings(spool=tmp_path / "spool"), workers=1))
+    crew = Crew(replace(Settings(spool=tmp_path / "spool"), workers=1))
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    crew.start()
+    try:
+        until(jobs.ready, 60)
+        (first,) = jobs.workers()
+        # No further file: no pipe to a further process.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, files[1]))
+        os.kill(first["pid"], signal.SIGKILL)
+        until(lambda: "cannot be started" in caplog.text, 60)
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        until(lambda: any(w["pid"] != first["pid"] and w["ready"] for w in jobs.workers()), 60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        crew.stop()
+        jobs.close()
