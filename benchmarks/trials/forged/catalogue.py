@@ -1,0 +1,25 @@
+"""Every forged input, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from itertools import chain
+
+from benchmarks.trials.forged import nifti, packed, zips
+from benchmarks.trials.forged.case import Case
+
+
+@cache
+def catalogue() -> Mapping[str, Case]:
+    """All cases in the order of their families.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    found: dict[str, Case] = {}
+    for case in chain(nifti.cases(), packed.cases(), zips.cases()):
+        if case.name in found:
+            raise ValueError(f"two cases are named {case.name!r}")
+        found[case.name] = case
+    return found
