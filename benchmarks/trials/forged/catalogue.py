@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import chain
 
-from benchmarks.trials.forged import nifti, packed, zips
+from benchmarks.trials.forged import dicom, dicom_bytes, dicom_sets, nifti, packed, zips
 from benchmarks.trials.forged.case import Case
 
 
@@ -18,7 +18,14 @@ def catalogue() -> Mapping[str, Case]:
         ValueError: two have one name.
     """
     found: dict[str, Case] = {}
-    for case in chain(nifti.cases(), packed.cases(), zips.cases()):
+    for case in chain(
+        nifti.cases(),
+        packed.cases(),
+        zips.cases(),
+        dicom.cases(),
+        dicom_bytes.cases(),
+        dicom_sets.cases(),
+    ):
         if case.name in found:
             raise ValueError(f"two cases are named {case.name!r}")
         found[case.name] = case

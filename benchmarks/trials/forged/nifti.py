@@ -139,6 +139,7 @@ def _places() -> Iterator[Forged]:
     nowhere = {"srow_x": [_NAN] * 4, "srow_y": [_NAN] * 4, "srow_z": [_NAN] * 4}
     flat = {"srow_x": [0] * 4, "srow_y": [0] * 4, "srow_z": [0] * 4}
     plain = {"srow_x": [0.7, 0, 0, 0], "srow_y": [0, 0.9, 0, 0], "srow_z": [0, 0, 2.5, 0]}
+    alone = plain | {"qform_code": 0}
     assumed, ignored = ("no orientation",), ("sform is no grid",)
     places: dict[str, tuple[dict[str, Any], str | tuple[str, ...]]] = {
         "sform of NaN alone": (nowhere | {"qform_code": 0}, "bad_geometry"),
@@ -163,8 +164,8 @@ def _places() -> Iterator[Forged]:
         ),
         "sform and qform apart": (plain | {"qform_code": 1}, ("disagree",)),
         "a mirrored sform": (plain | {"srow_x": [-0.7, 0, 0, 0], "qform_code": 0}, ()),
-        "an offset of NaN": (plain | {"srow_z": [0, 0, 2.5, _NAN], "qform_code": 0}, "bad_geometry"),
-        "an offset of 10^30": (plain | {"srow_x": [0.7, 0, 0, 1e30], "qform_code": 0}, "bad_geometry"),
+        "an offset of NaN": (alone | {"srow_z": [0, 0, 2.5, _NAN]}, "bad_geometry"),
+        "an offset of 10^30": (alone | {"srow_x": [0.7, 0, 0, 1e30]}, "bad_geometry"),
         "an offset of a kilometre": (plain | {"srow_x": [0.7, 0, 0, 1e6], "qform_code": 0}, ()),
         "codes below zero": ({"sform_code": -1, "qform_code": -1}, assumed),
         "codes that do not exist": ({"sform_code": 99, "qform_code": 99}, ()),

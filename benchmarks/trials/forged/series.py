@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
 
 from benchmarks.trials.forged.case import Answer
+from imaging.dicom_headers import quiet
 from tests.imaging.dicom_files import Edit, no_edit, stored_values, write_enhanced, write_series
 
 STORED = stored_values()
@@ -35,12 +38,45 @@ def settled(spoil: Spoil = no_edit) -> Edit:
 def write_classic(folder: Path, spoil: Spoil = no_edit, **more: object) -> list[Path]:
     """A file a slice, of ``STORED`` unless ``stored`` is given; see ``write_series``."""
     stored = more.pop("stored", STORED)
-    return write_series(folder, stored, edit=settled(spoil), **more)  # type: ignore[arg-type]
+    with quiet():
+        return write_series(folder, stored, edit=settled(spoil), **more)  # type: ignore[arg-type]
 
 
 def write_multiframe(folder: Path, spoil: Spoil = no_edit) -> Path:
     """All of ``STORED`` in one file."""
-    return write_enhanced(folder / "e.dcm", STORED, edit=settled(spoil))
+    with quiet():
+        return write_enhanced(folder / "e.dcm", STORED, edit=settled(spoil))
+
+
+def put_raw(path: Path, keyword: str, vr: str, data: bytes) -> None:
+    """Give an element of an explicit little-endian file any kind and any bytes.
+
+    Args:
+        path: of the file.
+        keyword: of an element with two bytes of length; it is put where it is missing.
+        vr: any two letters of such a kind.
+        data: of any length.
+    """
+    raw = path.read_bytes()
+    number = tag_for_keyword(keyword) or 0
+    place, end = _find(raw, number)
+    head = struct.pack("<HH2sH", number >> 16, number & 0xFFFF, vr.encode(), len(data))
+    path.write_bytes(raw[:place] + head + data + raw[end:])
+
+
+def _find(raw: bytes, wanted: int) -> tuple[int, int]:
+    """Where an element begins and ends; one place twice where it is missing."""
+    # After the preamble, its mark and the element that says how long the rest of group 2 is.
+    place = 144 + struct.unpack_from("<L", raw, 140)[0]
+    while place < len(raw):
+        group, element, vr, length = struct.unpack_from("<HH2sH", raw, place)
+        end = place + 8 + length
+        if vr in (b"SQ", b"OW", b"OB"):
+            end = place + 12 + struct.unpack_from("<L", raw, place + 8)[0]
+        if group << 16 | element >= wanted:
+            return place, end if group << 16 | element == wanted else place
+        place = end
+    return place, place
 
 
 @cache
