@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import chain
 
-from benchmarks.trials.forged import dicom, dicom_bytes, dicom_sets, nifti, packed, zips
+from benchmarks.trials.forged import cts, dicom, dicom_bytes, dicom_sets, nifti, packed, zips
 from benchmarks.trials.forged.case import Case
 
 
@@ -18,14 +18,8 @@ def catalogue() -> Mapping[str, Case]:
         ValueError: two have one name.
     """
     found: dict[str, Case] = {}
-    for case in chain(
-        nifti.cases(),
-        packed.cases(),
-        zips.cases(),
-        dicom.cases(),
-        dicom_bytes.cases(),
-        dicom_sets.cases(),
-    ):
+    families = (nifti, packed, dicom, dicom_bytes, dicom_sets, zips, cts)
+    for case in chain.from_iterable(family.cases() for family in families):
         if case.name in found:
             raise ValueError(f"two cases are named {case.name!r}")
         found[case.name] = case

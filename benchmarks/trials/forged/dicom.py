@@ -242,7 +242,7 @@ def _sizes() -> Iterator[Case]:
         ("a row too many", {"Rows": 9}, "truncated_file"),
         ("a thousand rows too many", {"Rows": 1008}, "truncated_file"),
         ("bits stored over those allocated", {"BitsStored": 32, "HighBit": 31}, "truncated_file"),
-        ("no bits stored", {"BitsStored": 0}, "truncated_file"),
+        ("no bits stored", {"BitsStored": 0}, "unsupported_format"),
         ("no bits allocated", {"BitsAllocated": 0}, "truncated_file"),
         ("12 bits allocated", {"BitsAllocated": 12, "BitsStored": 12}, "truncated_file"),
         ("64 bits allocated", {"BitsAllocated": 64}, "truncated_file"),

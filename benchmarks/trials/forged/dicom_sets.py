@@ -39,7 +39,7 @@ def _bits() -> Iterator[Case]:
     yield _of_bits("a sign that is not carried on", below, 12, 16, signed=True, carried=False)
     yield _of_bits("pixels in the high bits", narrow, 12, 16, high=15)
     yield _of_bits("signed pixels in the high bits", below, 12, 16, signed=True, high=15)
-    yield _of_bits("16 bits and an idle word on the highest", narrow, 16, 16, high=11)
+    yield _of_bits("a highest bit below those stored", narrow, 16, 16, high=11)
 
 
 def _of_bits(
