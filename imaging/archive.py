@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import struct
 import zlib
@@ -24,6 +25,8 @@ ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 
 _ENCRYPTED = 0x1
 _CHUNK = MIB
+# Of the archive's directory, for each file there may be: an entry is 46 bytes and a name.
+_ENTRY_BYTES = 1024
 # What zipfile raises on bytes that are not what they promise, NotImplementedError included.
 _BROKEN = (
     BadZipFile,
@@ -60,7 +63,8 @@ def unpack(path: Path, into: Path, limits: Limits = DEFAULT_LIMITS) -> list[Path
     Raises:
         EmptyInput: no files in it.
         InputTooLarge: over a limit, packed or unpacked.
-        UnsafeArchive: encrypted, links, names that lead elsewhere, or a ratio no CT has.
+        UnsafeArchive: encrypted, links, names that lead elsewhere, files that share their bytes, or
+            a ratio no CT has.
         UnsupportedFormat: a compression other than deflate.
         TruncatedFile: broken off, or a checksum that does not agree.
     """
@@ -69,12 +73,25 @@ def unpack(path: Path, into: Path, limits: Limits = DEFAULT_LIMITS) -> list[Path
         raise EmptyInput("The archive has 0 bytes; send it again.")
     if size > limits.max_bytes:
         raise _too_large("bytes", size, limits.max_bytes)
-    with path.open("rb") as file:
+    with _Bounded(path, limits) as file:
         with _whole():
             archive = ZipFile(file)
             members = [m for m in archive.infolist() if not m.is_dir() and not _is_dropping(m)]
-        _check(members, limits)
+        _check(members, size, limits)
         return _write(archive, members, into, limits)
+
+
+class _Bounded(io.FileIO):
+    """An archive's file. ``ZipFile`` reads its directory at once, and makes much more of it."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        super().__init__(path)
+        self._most = max(_CHUNK, limits.max_files * _ENTRY_BYTES)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self._most:
+            raise _too_large("bytes in its directory", size, self._most)
+        return super().read(-1 if size is None else size)
 
 
 @contextmanager
@@ -94,7 +111,7 @@ def _is_dropping(member: ZipInfo) -> bool:
     return "__MACOSX" in parts or parts[-1:] == (".DS_Store",)
 
 
-def _check(members: list[ZipInfo], limits: Limits) -> None:
+def _check(members: list[ZipInfo], size: int, limits: Limits) -> None:
     if not members:
         raise EmptyInput("The archive holds no files; pack the files of one CT series.")
     if len(members) > limits.max_files:
@@ -102,6 +119,14 @@ def _check(members: list[ZipInfo], limits: Limits) -> None:
     total = sum(member.file_size for member in members)
     if total > limits.max_unpacked_bytes:
         raise _too_large("unpacked bytes", total, limits.max_unpacked_bytes)
+    packed = sum(member.compress_size for member in members)
+    if packed > size:
+        raise UnsafeArchive(
+            f"The archive's files take {packed} bytes of its {size}, so some share them; pack the "
+            "plain files of one series.",
+            packed=packed,
+            bytes=size,
+        )
     for number, member in enumerate(members, 1):
         fault = _fault(member, limits)
         if fault:

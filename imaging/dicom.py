@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import Dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     JPEG2000,
@@ -31,7 +32,7 @@ from imaging.dicom_checks import (
     stack_of,
     usual_gap,
 )
-from imaging.dicom_headers import Frame, Image, quiet, read_image, readable
+from imaging.dicom_headers import CT_CLASSES, Allowance, Frame, Image, quiet, read_image, readable
 from imaging.errors import (
     InputTooLarge,
     NotCT,
@@ -79,11 +80,12 @@ def read_dicom(
         TruncatedFile, InputTooLarge, BadShape, BadGeometry, DicomError.
     """
     _check_files(files, limits)
+    allowance = Allowance(limits)
     with quiet():
         images = [
             image
             for number, path in enumerate(files, 1)
-            if (image := read_image(path, number, limits)) is not None
+            if (image := read_image(path, number, allowance)) is not None
         ]
         if not images:
             raise UnsupportedFormat(
@@ -124,7 +126,7 @@ def _choose(images: Sequence[Image], series: str | None) -> list[Image]:
     """The slices of the one series to read, localizers left out."""
     groups: dict[str, list[Image]] = {}
     for image in images:
-        if image.rows and image.modality not in COMPANIONS:
+        if (image.rows or image.sop_class in CT_CLASSES) and image.modality not in COMPANIONS:
             groups.setdefault(image.series, []).append(image)
     if not groups:
         raise _only_companions(images)
@@ -230,12 +232,25 @@ def _stored(image: Image) -> Iterator[NDArray[Any]]:
             transfer_syntax=str(syntax),
         )
     with readable(image.number):
+        _check_bits(image.header)
         if syntax.is_encapsulated:
             check_frames(image.header, syntax, len(image.frames))
         for frame, (values, _) in zip(image.frames, decoder.iter_array(image.header), strict=True):
             if values.shape != (image.rows, image.columns):
                 raise ValueError(f"frame {frame.index} decodes to {values.shape}")
             yield values
+
+
+def _check_bits(header: Dataset) -> None:
+    """Refuse values that do not begin at the lowest bit, as they shall (PS3.5 8.1.1)."""
+    stored, high = int(header.BitsStored), int(header.get("HighBit", header.BitsStored - 1))
+    if stored < header.BitsAllocated and high != stored - 1:
+        raise UnsupportedFormat(
+            f"HighBit is {high} where {stored} bits are stored of {header.BitsAllocated}; it must "
+            f"be {stored - 1}. Export the series again.",
+            high_bit=high,
+            bits_stored=stored,
+        )
 
 
 def _notes(images: Sequence[Image], found: int, array: NDArray[Any]) -> Iterator[str]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     LegacyConvertedEnhancedCTImageStorage,
     MediaStorageDirectoryStorage,
@@ -35,6 +36,12 @@ CT_CLASSES = frozenset(
 _PREFIX_END = 132
 # The element that holds the length of group 2.
 _GROUP_LENGTH_BYTES = 12
+# How the items of sequences begin, little and big endian. Eight bytes make one, of which a parser
+# makes a kilobyte.
+_ITEM, _BIG_ITEM = b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"
+# Of an input, for each file there may be; an enhanced CT has some twenty a frame.
+_ITEMS_A_FILE = 100
+_PIECE = 2**16
 # Values above this stay in the file until they are asked for, so headers alone fill the memory.
 _DEFER_BYTES = 65536
 
@@ -75,6 +82,7 @@ PARSE_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
@@ -182,33 +190,91 @@ def readable(number: int) -> Iterator[None]:
         ) from error
 
 
-def read_image(path: Path, number: int, limits: Limits) -> Image | None:
+class Allowance:
+    """How much all files of an input together may still unpack to, and hold in sequences.
+
+    Args:
+        limits: of the input.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._bytes = limits.max_unpacked_bytes
+        self._items = self._most_items = limits.max_files * _ITEMS_A_FILE
+
+    def take(self, path: Path, start: int, number: int, syntax: str) -> None:
+        """Use up what a file's data set needs, before anything parses it.
+
+        Args:
+            path: of the file.
+            start: where its data set begins.
+            number: how messages shall name it.
+            syntax: its transfer syntax.
+
+        Raises:
+            InputTooLarge: there is not so much left.
+        """
+        deflated = syntax == DeflatedExplicitVRLittleEndian
+        item = _BIG_ITEM if syntax == ExplicitVRBigEndian else _ITEM
+        for piece in _pieces(path, start, deflated):
+            self._items -= piece.count(item)
+            self._bytes -= len(piece) if deflated else 0
+            if self._bytes < 0:
+                raise InputTooLarge(
+                    f"Up to DICOM file {number} the input inflates to more than "
+                    f"{self._limits.max_unpacked_bytes} bytes; send less at once.",
+                    file=number,
+                    max_unpacked_bytes=self._limits.max_unpacked_bytes,
+                )
+            if self._items < 0:
+                raise InputTooLarge(
+                    f"Up to DICOM file {number} the input has more than {self._most_items} items "
+                    "in sequences; send less at once.",
+                    file=number,
+                    max_items=self._most_items,
+                )
+
+
+def _pieces(path: Path, start: int, deflated: bool) -> Iterator[bytes]:
+    """A data set, inflated where it is deflated, a mebibyte at a time at most."""
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    with path.open("rb") as file:
+        file.seek(start)
+        while piece := file.read(_PIECE if deflated else 2**20):
+            if not deflated:
+                yield piece
+            while deflated and piece and not inflate.eof:
+                yield inflate.decompress(piece, 2**20)
+                piece = inflate.unconsumed_tail
+
+
+def read_image(path: Path, number: int, allowance: Allowance) -> Image | None:
     """What the file says of itself, or None where it is no DICOM or a DICOMDIR.
 
     Args:
         path: any file.
         number: how messages shall name it.
-        limits: a deflated data set may unpack to ``max_unpacked_bytes`` and no further.
+        allowance: of the input that the file belongs to.
 
     Raises:
         TruncatedFile: DICOM that breaks off or does not parse.
-        InputTooLarge: a deflated data set over the limit.
+        InputTooLarge: more than is allowed.
     """
     with path.open("rb") as file:
         head = file.read(_PREFIX_END)
     if not is_dicom(head):
         return None
     if head[128:132] != b"DICM":
+        allowance.take(path, 0, number, ImplicitVRLittleEndian)
         return _read_bare(path, number)
     with readable(number):
         meta, start = _file_meta(path)
         if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             return None
+        syntax = str(meta.get("TransferSyntaxUID") or "")
+        allowance.take(path, start, number, syntax)
         # An inflated data set lives in memory alone, so nothing of it can be left for later.
-        deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-        if deflated:
-            _bound_inflation(path, start, number, limits)
-        defer = None if deflated else _DEFER_BYTES
+        defer = None if syntax == DeflatedExplicitVRLittleEndian else _DEFER_BYTES
         header = dcmread(path, defer_size=defer, specific_tags=_ELEMENTS)
         return _image(header, number)
 
@@ -239,22 +305,6 @@ def _file_meta(path: Path) -> tuple[Dataset, int]:
         if announced is not None and start < _PREFIX_END + _GROUP_LENGTH_BYTES + int(announced):
             raise EOFError("the file meta information is shorter than it says")
         return meta, start
-
-
-def _bound_inflation(path: Path, start: int, number: int, limits: Limits) -> None:
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    left = limits.max_unpacked_bytes
-    packed = path.read_bytes()[start:]
-    while packed and not inflate.eof:
-        left -= len(inflate.decompress(packed, 2**20))
-        packed = inflate.unconsumed_tail
-        if left < 0:
-            raise InputTooLarge(
-                f"DICOM file {number} of the input inflates to more than "
-                f"{limits.max_unpacked_bytes} bytes; send less at once.",
-                file=number,
-                max_unpacked_bytes=limits.max_unpacked_bytes,
-            )
 
 
 def _image(header: Dataset, number: int) -> Image:

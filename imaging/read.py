@@ -12,13 +12,17 @@ from tempfile import TemporaryDirectory
 from imaging.archive import is_zip, unpack
 from imaging.dicom import read_dicom
 from imaging.dicom_headers import is_dicom
-from imaging.errors import EmptyInput, InputTooLarge, UnsupportedFormat
+from imaging.errors import BadGeometry, EmptyInput, InputTooLarge, UnsupportedFormat
+from imaging.geometry import Geometry
 from imaging.limits import DEFAULT_LIMITS, Limits
 from imaging.nifti import GZIP_MAGIC, is_nifti, read_nifti
 from imaging.volume import Volume
 
 # A NIfTI-1 header with its four extension bytes; DICOM and zip say what they are before that.
 HEAD_BYTES = 352
+# More than any table of a scanner; what says so is hardly in millimetres, and has more voxels on a
+# model's grid than it has bytes.
+MAX_EXTENT_MM = 5000.0
 WHAT_IS_READ = "NIfTI (.nii, .nii.gz), DICOM CT files, and zip archives of either"
 
 
@@ -45,6 +49,25 @@ def read_volume(
     Raises:
         InputError: the subclass says what is wrong, its message names the values and the fix.
     """
+    volume = _read(source, series, limits, headers)
+    _check_extent(volume.geometry)
+    return volume
+
+
+def _check_extent(geometry: Geometry) -> None:
+    extent = max(n * mm for n, mm in zip(geometry.shape, geometry.spacing, strict=True))
+    if extent > MAX_EXTENT_MM:
+        raise BadGeometry(
+            f"The CT is {extent:.0f} mm long, with voxels of {geometry.spacing} mm; at most "
+            f"{MAX_EXTENT_MM:.0f} mm are taken. Repair the header: its unit may not be mm.",
+            extent_mm=round(extent, 3),
+            limit_mm=MAX_EXTENT_MM,
+        )
+
+
+def _read(
+    source: Path | Sequence[Path], series: str | None, limits: Limits, headers: bool
+) -> Volume:
     if isinstance(source, Path):
         if source.is_dir():
             return _read_files(_files_in(source, limits), series, limits, headers)
