@@ -29,6 +29,7 @@ from imaging.dicom_checks import (
     check_size,
     check_uniform,
     kind_fault,
+    pixel_spacing,
     stack_of,
     usual_gap,
 )
@@ -173,7 +174,7 @@ def _summary(uid: str, group: Sequence[Image]) -> dict[str, Any]:
         "rows": group[0].rows,
         "columns": group[0].columns,
         "slice_spacing_mm": None if gap is None else round(gap, 4),
-        "pixel_spacing_mm": list(frames[0].pixel_spacing or ()) if frames else [],
+        "pixel_spacing_mm": pixel_spacing(frames),
     }
 
 

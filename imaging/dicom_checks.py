@@ -219,6 +219,12 @@ def usual_gap(frames: Sequence[Frame]) -> float | None:
     return float(np.median(np.diff(along)))
 
 
+def pixel_spacing(frames: Sequence[Frame]) -> list[float]:
+    """The first frame's mm between rows and between columns; empty where they are not usable."""
+    first = frames[0].pixel_spacing if frames else None
+    return [] if first is None or _unusable(first) else list(first)
+
+
 def _plane(frame: Frame) -> tuple[Float, Float, Float]:
     """Unit vectors along rows and along columns, and mm between rows and between columns."""
     cosines = np.array(frame.orientation, dtype=np.float64)

@@ -15,8 +15,8 @@ def freeze(value: Any, *names: str) -> None:
     """Turn lists that came from JSON into tuples, so that a frozen value is one; check all types.
 
     Raises:
-        BadManifest: a field of another type than it is declared with, or a number that JSON has
-            not (NaN, infinity).
+        BadManifest: a field of another type than it is declared with, a number that JSON has not
+            (NaN, infinity), or an integer beyond all floats.
     """
     for name in names:
         if isinstance(getattr(value, name), list):
@@ -49,7 +49,15 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         # To Python True is an integer; to a manifest it is not.
         return isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
-    return math.isfinite(value) and (hint is float or (hint is int and isinstance(value, int)))
+    return _is_finite(value) and (hint is float or (hint is int and isinstance(value, int)))
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # An integer of hundreds of digits, which no calculation would take.
+        return False
 
 
 def _is_json(value: Any) -> bool:

@@ -62,7 +62,7 @@ def refused(error: type[errors.IsletError], files: list[Path], *said: str, **kwa
     assert type(found) is error
     for words in said:
         assert words in found.message
-    text = json.dumps(found.as_dict())
+    text = json.dumps(found.as_dict(), allow_nan=False)
     assert "Doe" not in text
     assert "PID-4711" not in text
     assert ".dcm" not in text
@@ -340,6 +340,14 @@ def test_several_series_are_listed_and_can_be_named(tmp_path: Path) -> None:
     }
     expected = stored_values((4, 6, 6), 1).astype(int) - 1024
     assert np.array_equal(read_dicom(files, series="1.2.3.2").array, expected)
+
+
+def test_what_is_said_of_a_series_is_json(tmp_path: Path) -> None:
+    spoiled = write_series(tmp_path / "c", stored_values(), series="1.2.3.3")
+    for path in spoiled:
+        path.write_bytes(path.read_bytes().replace(b"0.9\\0.7", b"nan\\0.7"))
+    error = refused(errors.SeveralSeries, [*_two_series(tmp_path), *spoiled], "1.2.3.3")
+    assert error.details["series"][2]["pixel_spacing_mm"] == []
 
 
 def test_unknown_series_lists_those_there(tmp_path: Path) -> None:

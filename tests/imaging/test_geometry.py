@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -115,6 +117,13 @@ def test_an_affine_that_maps_no_grid_is_refused(affine: np.ndarray) -> None:
         Geometry.from_affine((4, 4, 4), affine)
 
 
+def test_axes_in_one_plane_are_called_singular() -> None:
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 2] = [np.sqrt(2), np.sqrt(2), 0]
+    with pytest.raises(BadGeometry, match="singular"):
+        Geometry.from_affine((4, 4, 4), affine)
+
+
 @pytest.mark.parametrize(
     ("shape", "spacing", "origin", "direction"),
     [
@@ -142,6 +151,32 @@ def test_grids_are_close_only_when_their_corners_are(geometry: Geometry, shift) 
     assert not geometry.close_to(geometry.crop((0, 0, 0), (1, 1, 1)))
 
 
+def test_corners_are_the_eight_outermost_voxels() -> None:
+    geometry = Geometry((3, 4, 5), (2.5, 0.7, 0.8), (-30, 10, 100), rotation(8, -5, 12) @ CANONICAL)
+    corners = [(z, y, x) for z in (0, 2) for y in (0, 3) for x in (0, 4)]
+    np.testing.assert_allclose(geometry.corners(), geometry.to_world(corners), atol=1e-9)
+
+
+@pytest.mark.parametrize(("shift", "close"), [(0.009, True), (0.011, False), (0.5, False)])
+def test_grids_are_close_within_a_hundredth_of_a_millimetre(shift: float, close: bool) -> None:
+    geometry = Geometry((3, 4, 5), (2.5, 0.7, 0.8), (0, 0, 0), CANONICAL)
+    moved = Geometry((3, 4, 5), (2.5, 0.7, 0.8), (shift, 0, 0), CANONICAL)
+    assert geometry.close_to(moved) is close
+
+
+def test_a_direction_may_be_as_far_from_orthonormal_as_files_round_it() -> None:
+    """Up to a thousandth in the products of its axes."""
+
+    def leaning(by: float) -> np.ndarray:
+        direction = np.eye(3)
+        direction[:, 2] = [0, by, np.sqrt(1 - by**2)]
+        return direction
+
+    Geometry((2, 2, 2), (1, 1, 1), (0, 0, 0), leaning(0.95e-3))
+    with pytest.raises(BadGeometry, match="perpendicular"):
+        Geometry((2, 2, 2), (1, 1, 1), (0, 0, 0), leaning(1.05e-3))
+
+
 def test_a_grid_cannot_be_changed() -> None:
     direction = np.eye(3)
     geometry = Geometry((2, 3, 4), (1, 2, 3), (0, 0, 0), direction)
@@ -150,6 +185,8 @@ def test_a_grid_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
         geometry.direction[0, 0] = 2
     assert geometry.voxel_ml == pytest.approx(0.006)
+    # Arrays have no one answer to whether they are equal, so a grid equals itself alone.
+    assert {geometry, geometry} == {geometry} != {replace(geometry)}
 
 
 def test_a_zero_that_went_through_a_calculation_is_zero() -> None:

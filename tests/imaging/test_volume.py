@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,3 +54,12 @@ def test_array_and_grid_must_have_one_shape() -> None:
         Volume(np.zeros((5, 4, 3)), grid)
     with pytest.raises(BadShape):
         numbered(grid).with_array(np.zeros((1, 4, 5)))
+
+
+def test_a_volume_is_one_value_that_nobody_changes() -> None:
+    """Compared by itself, as arrays have no one answer, so that it can be kept in a set."""
+    volume, same = (numbered(Geometry((3, 4, 5), (1, 1, 1), (0, 0, 0), CANONICAL)) for _ in "ab")
+    assert volume == volume != same
+    assert {volume, volume, same} == {volume, same}
+    with pytest.raises(FrozenInstanceError):
+        volume.warnings = ()  # type: ignore[misc]

@@ -6,12 +6,10 @@ import shutil
 import stat
 import threading
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from imaging.errors import BadManifest, BadParameter, CorruptModel, ModelNotFound
 from models.manifest import Provenance
@@ -376,94 +374,3 @@ def test_readers_never_see_half_a_version(tmp_path: Path, file: Path) -> None:
     publisher.join()
     assert seen == sorted(seen)
     assert store.resolve("tiny").version == 16
-
-
-class StoreMachine(RuleBasedStateMachine):
-    """The store against two dictionaries."""
-
-    names = st.sampled_from(["tiny", "a", "b.2"])
-    aliases = st.sampled_from(["live", "global", "site-2"])
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = Path(mkdtemp(prefix="islet-test-"))
-        self.store = Store(self.folder / "store", behind=())
-        self.versions: dict[str, list[float | None]] = {}
-        self.pointed: dict[tuple[str, str], int] = {}
-
-    @rule(name=names, factor=st.floats(0, 9), aliases=st.lists(aliases, max_size=2))
-    def publish(self, name: str, factor: float, aliases: list[str]) -> None:
-        file = write(self.folder / "x.onnx", manifest(name=name), factor)
-        made = self.store.publish(file, aliases)
-        self.versions.setdefault(name, []).append(factor)
-        assert made.version == len(self.versions[name])
-        self.pointed |= {(name, alias): made.version for alias in aliases}
-
-    @precondition(lambda self: self.versions)
-    @rule(name=names, alias=aliases, version=st.integers(0, 4))
-    def point(self, name: str, alias: str, version: int) -> None:
-        if version in self._there(name):
-            self.store.point(name, alias, version)
-            self.pointed[name, alias] = version
-        else:
-            with pytest.raises(ModelNotFound):
-                self.store.point(name, alias, version)
-
-    @precondition(lambda self: self.versions)
-    @rule(name=names, version=st.integers(1, 4))
-    def remove(self, name: str, version: int) -> None:
-        pointed = [alias for (n, alias), v in self.pointed.items() if (n, v) == (name, version)]
-        if version not in self._there(name):
-            with pytest.raises(ModelNotFound):
-                self.store.remove(name, version)
-        elif pointed:
-            with pytest.raises(BadParameter):
-                self.store.remove(name, version)
-        else:
-            self.store.remove(name, version)
-            self.versions[name][version - 1] = None
-
-    @rule(name=names, alias=aliases)
-    def unpoint(self, name: str, alias: str) -> None:
-        if self.pointed.pop((name, alias), None) is not None:
-            self.store.unpoint(name, alias)
-        else:
-            with pytest.raises(ModelNotFound):
-                self.store.unpoint(name, alias)
-
-    def _there(self, name: str) -> list[int]:
-        made = enumerate(self.versions.get(name, []), 1)
-        return [version for version, factor in made if factor is not None]
-
-    @rule()
-    def open_again(self) -> None:
-        self.store = Store(self.folder / "store", behind=())
-
-    @rule(name=names, alias=aliases)
-    def resolve(self, name: str, alias: str) -> None:
-        if (name, alias) not in self.pointed:
-            with pytest.raises(ModelNotFound):
-                self.store.resolve(f"{name}@{alias}")
-            return
-        made = self.store.resolve(f"{name}@{alias}")
-        assert made.version == self.pointed[name, alias]
-        factor = self.versions[name][made.version - 1]
-        assert factor is not None
-        write(self.folder / "x.onnx", manifest(name=name), factor)
-        assert made.path.read_bytes() == (self.folder / "x.onnx").read_bytes()
-
-    @invariant()
-    def lists_agree(self) -> None:
-        assert self.store.names() == sorted(n for n in self.versions if self._there(n))
-        for name in self.versions:
-            assert self.store.versions(name) == self._there(name)
-            assert self.store.aliases(name) == {
-                alias: v for (n, alias), v in self.pointed.items() if n == name
-            }
-
-    def teardown(self) -> None:
-        shutil.rmtree(self.folder)
-
-
-TestStoreMachine = StoreMachine.TestCase
-TestStoreMachine.settings = settings(max_examples=15, stateful_step_count=15)

@@ -113,6 +113,28 @@ def test_an_attempt_sees_the_upload_and_writes_beside_it(tmp_path: Path) -> None
     assert list((tmp_path / "jobs").iterdir()) == []
 
 
+def test_uploads_and_results_are_on_the_disk_itself(tmp_path: Path, monkeypatch) -> None:
+    synced = []
+    fsync = os.fsync
+
+    def watched(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    spool, jobs = Spool(tmp_path), tmp_path / "jobs"
+    with spool.staged() as folder:
+        (folder / "a").mkdir()
+        (folder / "a" / "000000").write_bytes(b"x")
+        staged = {folder, folder / "a", folder / "a" / "000000"}
+        spool.take("a", folder)
+    assert set(synced) == {*staged, jobs / "a", jobs}
+    made = spool.attempt(job("a"))
+    synced.clear()
+    spool.keep_result(job("a"))
+    assert synced == [made, jobs / "a"]
+
+
 def test_whether_a_process_lives_is_told_only_where_it_can_be() -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()

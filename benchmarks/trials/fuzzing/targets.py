@@ -1,0 +1,149 @@
+"""What is fuzzed: readers of bytes, what their results must hold, and small files to begin with.
+
+A target gives back the code of the error that a reader refused the bytes with, or ``READ``. Any
+other error goes through, and so does :class:`AssertionError` for a result that is none.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.trials.fuzzing import seeds
+from imaging.archive import unpack
+from imaging.dicom import read_dicom
+from imaging.errors import IsletError
+from imaging.limits import MIB, Limits
+from imaging.nifti import read_nifti
+from imaging.read import read_volume
+from imaging.volume import Volume
+from models import door
+from models.manifest import Manifest
+from models.onnxfile import read_identity
+
+READ = "read"
+# Small enough that what may be asked for is there in no time.
+LIMITS = Limits(
+    max_bytes=MIB, max_unpacked_bytes=4 * MIB, max_files=20, max_voxels=2**18, max_ratio=200.0
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader to be fuzzed.
+
+    Attributes:
+        read: takes the bytes; raises what the reader raises.
+        seeds: makes files that are read, and some that are refused.
+    """
+
+    read: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+
+
+def verdict(target: Target, data: bytes) -> str:
+    """What a target says of bytes: ``READ``, or the code of the refusal.
+
+    Raises:
+        Exception: a crash, whatever it is.
+    """
+    try:
+        target.read(data)
+    except IsletError as error:
+        # What leaves the house is JSON.
+        json.dumps(error.as_dict(), allow_nan=False)
+        return error.code
+    return READ
+
+
+def _nifti(data: bytes) -> None:
+    path = _folder() / "ct"
+    path.write_bytes(data)
+    _check(read_nifti(path, LIMITS))
+
+
+def _dicom(data: bytes) -> None:
+    """One slice of three, or a file of its own, as the first byte says."""
+    path = _folder() / "slice"
+    path.write_bytes(data[1:])
+    others = _others() if data[:1] == seeds.AMONG_OTHERS else []
+    _check(read_dicom([*others, path], limits=LIMITS, headers=True))
+
+
+def _archive(data: bytes) -> None:
+    path, into = _folder() / "archive", _folder() / "unpacked"
+    path.write_bytes(data)
+    try:
+        files = unpack(path, into, LIMITS)
+    except IsletError:
+        assert not into.exists(), "a refused archive left something behind"
+        raise
+    sizes = [file.stat().st_size for file in files]
+    try:
+        assert sorted(into.iterdir()) == files, "a name of the archive reached the disk"
+        assert sum(sizes) <= LIMITS.max_unpacked_bytes
+    finally:
+        for file in into.iterdir():
+            file.unlink()
+        into.rmdir()
+    _check(read_volume(path, limits=LIMITS))
+
+
+def _manifest(data: bytes) -> None:
+    made = Manifest.from_json(data.decode(errors="surrogateescape"))
+    assert Manifest.from_json(made.to_json()) == made, "a manifest does not come back as it was"
+
+
+def _model(data: bytes) -> None:
+    """A file that describes itself, and the same with a manifest beside it."""
+    path = _folder() / "model.onnx"
+    path.write_bytes(data)
+    # The first run has a process of its own to break.
+    run, door.attempt = door.attempt, lambda _path: None  # type: ignore[assignment]
+    try:
+        door.check(path, seeds.manifest_text(), MIB)
+        read_identity(path)
+    finally:
+        door.attempt = run
+
+
+def _check(volume: Volume) -> None:
+    """What every volume that was read must be."""
+    assert volume.array.dtype in (np.int16, np.float32), volume.array.dtype
+    assert np.isfinite(volume.array).all(), "voxels that are no numbers"
+    assert volume.array.shape == volume.geometry.shape
+    assert all(isinstance(note, str) for note in volume.warnings)
+    assert np.isfinite(volume.geometry.affine).all()
+
+
+@cache
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="islet-fuzz-"))
+
+
+@cache
+def _others() -> list[Path]:
+    return seeds.slices(_folder())[1:]
+
+
+TARGETS: Mapping[str, Target] = {
+    "nifti": Target(_nifti, seeds.nifti),
+    "dicom": Target(_dicom, seeds.dicom),
+    "archive": Target(_archive, seeds.archive),
+    "manifest": Target(_manifest, seeds.manifest),
+    "model": Target(_model, seeds.model),
+}
+
+
+def silent(target: Target, data: bytes) -> str:
+    """:func:`verdict`, and nothing printed."""
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        return verdict(target, data)
