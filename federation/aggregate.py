@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from federation.parts import Rows, Weights
 from imaging.errors import UpdateRefused
+
+
+class Aggregate(Protocol):
+    """What becomes of the updates of one round."""
+
+    @property
+    def sites(self) -> int:
+        """How many updates are in."""
+        ...
+
+    def add(
+        self, update: Mapping[str, NDArray[np.float32]], weight: float, labelled: frozenset[int]
+    ) -> None:
+        """Add a site's update, as :meth:`Average.add` does."""
+        ...
+
+    def result(self) -> Weights:
+        """One difference for every tensor, float32."""
+        ...
 
 
 class Average:
@@ -29,7 +49,12 @@ class Average:
             name: np.zeros(len(self._rows[name].channels) if name in self._rows else 1)
             for name in shapes
         }
-        self.sites = 0
+        self._sites = 0
+
+    @property
+    def sites(self) -> int:
+        """How many updates are in."""
+        return self._sites
 
     def add(
         self, update: Mapping[str, NDArray[np.float32]], weight: float, labelled: frozenset[int]
@@ -52,7 +77,7 @@ class Average:
                 share = np.array([weight if c in labelled else 0.0 for c in channels])
             self._weights[name] += share
             self._sums[name] += values * self._along(name, share)
-        self.sites += 1
+        self._sites += 1
 
     def result(self) -> Weights:
         """The mean, float32; 0 where no site has a say."""

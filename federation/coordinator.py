@@ -16,7 +16,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from federation import message
-from federation.aggregate import Average
 from federation.answer import Facts, answer_of, norms_of
 from federation.beginning import started
 from federation.codec import decode, encode_with_feedback
@@ -140,7 +139,7 @@ class Coordinator:
             norms = norms_of(arrays, self._norm_shapes)
             update = decode(under("update/", arrays))
             weight = self.job.weight_of(site, facts.cases)
-            self._average.add(update, weight, self._labelled(facts.annotated))
+            self._updates.add(update, weight, self._labelled(facts.annotated))
         except (UpdateRefused, MessageRefused) as error:
             code = error.details.get("code", error.code)
             if code == MessageRefused.code and base == self.round - 1:
@@ -171,7 +170,7 @@ class Coordinator:
     @property
     def updates(self) -> int:
         """How many updates this round has."""
-        return self._average.sites
+        return self._updates.sites
 
     def entry(self, site: str) -> Entry:
         """What is known of a site in this round."""
@@ -183,9 +182,9 @@ class Coordinator:
         Raises:
             JobFailed: no update came.
         """
-        if not self._average.sites:
+        if not self._updates.sites:
             raise JobFailed(f"Round {self.round + 1} has no update; look at the sites' logs.")
-        change = self._step.step(self._average.result(), self._parts.statistics)
+        change = self._step.step(self._updates.result(), self._parts.statistics)
         self._model = moved(self._model, change)
         gap = {name: self._model[name] - self.reference[name] for name in self._model}
         self._change, rounded, _ = encode_with_feedback(gap, {}, self.job.codec)
@@ -297,7 +296,9 @@ class Coordinator:
 
     def _begin_attempt(self) -> None:
         shapes = {name: value.shape for name, value in self._model.items()}
-        self._average = Average(shapes, self._rows)
+        chosen = strategy(self.job.strategy)
+        options = options_of(self.job.strategy, self.job.options)
+        self._updates = chosen.aggregate(shapes, self._rows, options)
         self._entries: dict[str, Entry] = {}
         # When sites trained, from their own word and the arrival of their updates.
         self._busy: list[tuple[float, float]] = []

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ _ITEMS_A_FILE = 100
 _PIECE = 2**16
 # Values above this stay in the file until they are asked for, so headers alone fill the memory.
 _DEFER_BYTES = 65536
+
+# Of a deflated file no more is inflated to come to what stands before its pixels.
+_HEAD_BYTES = 2**24
+_PIXELS = 0x7FE0
 
 # Only these are parsed: faster, and nothing that names a patient is ever in memory.
 _ELEMENTS = [
@@ -277,6 +282,27 @@ def read_image(path: Path, number: int, allowance: Allowance) -> Image | None:
         defer = None if syntax == DeflatedExplicitVRLittleEndian else _DEFER_BYTES
         header = dcmread(path, defer_size=defer, specific_tags=_ELEMENTS)
         return _image(header, number)
+
+
+def head_of(path: Path) -> Dataset:
+    """What a DICOM file with a preamble says before its pixels, for who sorts files unread.
+
+    Of a deflated file the first 16 MiB are inflated and no more, however long it claims to be.
+
+    Raises:
+        TruncatedFile: it does not parse.
+    """
+    with readable(1):
+        meta, start = _file_meta(path)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return dcmread(path, stop_before_pixels=True)
+        with path.open("rb") as file:
+            file.seek(start)
+            packed = file.read(_HEAD_BYTES)
+        head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, _HEAD_BYTES)
+        return read_dataset(
+            BytesIO(head), False, True, stop_when=lambda tag, _vr, _length: tag.group == _PIXELS
+        )
 
 
 def _read_bare(path: Path, number: int) -> Image | None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from imaging.errors import BadParameter
 from imaging.limits import DEFAULT_LIMITS, MIB, Limits
 from serving.engines import DEVICES, RUNTIMES
 
 _HOME = Path.home() / ".islet"
+# Attributes of Settings that are files or folders.
+_PATHS = ("spool", "tokens", "oidc", "audit", "pacs", "rules")
 
 # Variables that name a file or a folder, relative to where the command was given.
 PATH_VARIABLES = (
@@ -171,6 +175,18 @@ class Settings:
             pacs=_path(env, "ISLET_PACS"),
             rules=_path(env, "ISLET_RULES"),
         )
+
+    def to_json(self) -> str:
+        """One line of JSON, for a worker's process."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Settings:
+        """The settings of :meth:`to_json`."""
+        raw: dict[str, Any] = json.loads(text)
+        paths = {name: Path(raw[name]) for name in _PATHS if raw[name] is not None}
+        limits, bounds = Limits(**raw["limits"]), Bounds(**raw["bounds"])
+        return cls(**raw | paths | {"limits": limits, "bounds": bounds})
 
 
 def _path(env: Mapping[str, str], name: str) -> Path | None:

@@ -10,10 +10,11 @@ from federation.strategies.fedavg import FEDAVG
 from federation.strategies.fedbn import FEDBN
 from federation.strategies.fedopt import FEDOPT
 from federation.strategies.fedprox import FEDPROX
+from federation.strategies.rfa import RFA
 from federation.strategies.strategy import ServerStep, Start, Strategy
 from imaging.errors import BadParameter
 
-_ALL = (FEDAVG, FEDBN, FEDPROX, FEDOPT, CONDIST)
+_ALL = (FEDAVG, FEDBN, FEDPROX, FEDOPT, CONDIST, RFA)
 STRATEGIES: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _ALL}
 
 __all__ = ["STRATEGIES", "ServerStep", "Start", "Strategy", "options_of", "strategy"]

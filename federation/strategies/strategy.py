@@ -8,7 +8,8 @@ from typing import Protocol
 
 from torch import nn
 
-from federation.parts import Weights
+from federation.aggregate import Aggregate, Average
+from federation.parts import Rows, Weights
 from training.objective import Penalty
 from training.recipe import Recipe
 
@@ -36,7 +37,7 @@ class Start:
 
 
 class ServerStep(Protocol):
-    """Turns the sites' mean update into the change of the global model, with a memory."""
+    """Turns the sites' aggregated update into the change of the global model, with a memory."""
 
     def step(self, mean: Weights, statistics: frozenset[str]) -> Weights:
         """The change; statistics (running means) are no gradients and pass through."""
@@ -51,8 +52,17 @@ class ServerStep(Protocol):
         ...
 
 
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def averaged(shapes: Shapes, rows: Mapping[str, Rows], options: Mapping[str, float]) -> Aggregate:
+    """The weighted mean: every site is believed."""
+    del options
+    return Average(shapes, rows)
+
+
 class Plain:
-    """The mean update itself is the change: federated averaging."""
+    """The aggregated update itself is the change: federated averaging."""
 
     def step(self, mean: Weights, statistics: frozenset[str]) -> Weights:  # noqa: ARG002
         """The mean."""
@@ -76,6 +86,8 @@ class Strategy:
         keeps: parts that stay at their site, of ``federation.parts``.
         options: its figures with their defaults.
         penalty: makes what a site minimises besides its loss in a round.
+        aggregate: makes a round's empty aggregate from the tensors' shapes, the rows that belong
+            to one label, and the options.
         server: makes the server's step from the options.
     """
 
@@ -84,4 +96,5 @@ class Strategy:
     keeps: frozenset[str] = frozenset()
     options: Mapping[str, float] = field(default_factory=dict)
     penalty: Callable[[Start], Penalty] | None = None
+    aggregate: Callable[[Shapes, Mapping[str, Rows], Mapping[str, float]], Aggregate] = averaged
     server: Callable[[Mapping[str, float]], ServerStep] = lambda _: Plain()

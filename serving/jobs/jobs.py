@@ -5,6 +5,7 @@ Every call blocks for a moment on the disk or the database; an event loop calls 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -97,7 +98,8 @@ class Jobs:
             KeyReused: the key came with another fingerprint.
             DiskFull, DiskReadOnly: it cannot be written.
         """
-        order = Order(kind, request, owner, priority, key, fingerprint)
+        hidden = None if key is None else _hidden(key)
+        order = Order(kind, request, owner, priority, hidden, fingerprint)
         known = self._parts.ledger.earlier(order)
         if known is not None:
             return known
@@ -262,6 +264,11 @@ class Jobs:
             return _UNKNOWN_S
         each = known.total / max(1, len(self.workers()))
         return max(1, min(_LONGEST_S, math.ceil(each)))
+
+
+def _hidden(key: str) -> str:
+    """A key as it is kept: clients take UIDs and accession numbers for keys."""
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
 @contextmanager

@@ -316,9 +316,8 @@ def _earlier(connection: Connection, order: Order) -> Job | None:
         return None
     if row.fingerprint != order.fingerprint:
         raise KeyReused(
-            f"The idempotency key {order.key[:64]!r} came with another request before; send a new "
-            "key with a new request.",
-            key=order.key[:64],
+            "The idempotency key came with another request before; send a new key with a new "
+            "request."
         )
     return job_of(row)
 

@@ -66,7 +66,7 @@ JOBS = Table(
     Column("kind", Text, nullable=False),
     Column("request", JSON, nullable=False),
     Column("owner", Text, nullable=False),
-    # Idempotency key of that owner, and what came with it.
+    # SHA-256 of that owner's idempotency key, and what came with it.
     Column("key", Text),
     Column("fingerprint", Text, nullable=False),
     Column("priority", Integer, nullable=False),

@@ -28,6 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from imaging.dicom_headers import head_of
 from imaging.errors import IsletError, ServiceFailed
 from serving.jobs.jobs import Jobs
 from serving.pacs.config import Listener, Pacs
@@ -170,10 +171,7 @@ def _stored(event: Any, reception: Reception) -> int:
 
 
 def _series_of(path: Path) -> str:
-    from pydicom import dcmread
-
-    header = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-    return check_uid("SeriesInstanceUID", str(header.SeriesInstanceUID))
+    return check_uid("SeriesInstanceUID", str(head_of(path).SeriesInstanceUID))
 
 
 def _ended(event: Any, reception: Reception, whole: bool) -> None:

@@ -12,8 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom import dcmread
-
+from imaging.dicom_headers import head_of
 from imaging.errors import IsletError, ServiceBusy
 from imaging.limits import Limits
 from serving.jobs.jobs import Jobs
@@ -199,7 +198,7 @@ class Reception:
     def _refusal(self, found: _Arriving) -> str | None:
         names = sorted(found.sizes)
         try:
-            header = dcmread(found.folder / names[len(names) // 2], stop_before_pixels=True)
+            header = head_of(found.folder / names[len(names) // 2])
             return self._rules.refusal(Series.of(header, len(names)))
         except (IsletError, ValueError, EOFError, OSError):
             return "readable"

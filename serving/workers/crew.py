@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import subprocess
 import sys
 import threading
@@ -143,7 +142,7 @@ def _start(worker: str, settings: Settings) -> subprocess.Popen[bytes]:
     # A worker that is already dead is seen by who waits for it.
     with suppress(BrokenPipeError):
         assert process.stdin is not None
-        process.stdin.write(pickle.dumps((worker, settings)))
+        process.stdin.write(f"{worker}\n{settings.to_json()}\n".encode())
         process.stdin.flush()
     return process
 

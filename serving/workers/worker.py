@@ -1,14 +1,13 @@
 """One worker process: takes jobs, one at a time, until its parent is gone.
 
 ``serving.workers.crew.Crew`` starts it as ``python -m serving.workers.worker`` and writes an id and
-the ``Settings`` to its standard input, pickled. That stays open as long as the parent lives.
+the ``Settings`` to its standard input, a line each. That stays open as long as the parent lives.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -175,8 +174,8 @@ class Worker:
 def main() -> int:
     """Work as the parent says until it is gone, or until told to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    id, settings = pickle.load(sys.stdin.buffer)
-    worker = Worker(id, settings, default_store())
+    id, settings = (sys.stdin.readline() for _ in range(2))
+    worker = Worker(id.rstrip(), Settings.from_json(settings), default_store())
     # A terminal's Ctrl-C comes to all of its processes; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: worker.leaving.set())

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -37,6 +38,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 NAME = "DOE^JANE"
 UID = "1.2.826.0.1.3680043.8.498.4711"
+ACCESSION = "ACC0815"
+# What would begin a line of a log, and colour it.
+FORGED = "\r\n2026-03-01 CRITICAL forged\x1b[31m"
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,7 @@ def test_no_patient_stands_in_any_log(served: Served, tmp_path: Path) -> None:
 
     def named(ds: Dataset, index: int) -> None:
         ds.PatientName, ds.PatientID, ds.StudyInstanceUID = NAME, NAME, UID
+        ds.AccessionNumber, ds.SeriesDescription = ACCESSION, "forged\x1b[31m"
 
     write_series(tmp_path, stored_values(), edit=named)
     who = served.tokens[Role.SEGMENT]
@@ -214,23 +219,44 @@ def test_no_patient_stands_in_any_log(served: Served, tmp_path: Path) -> None:
         ("POST", "/v1/segment", {"files": {"ct": (f"{NAME}.nii.gz", NAME.encode())}}),
         ("POST", "/v1/segment", {"data": {NAME: NAME}, "files": {"ct": ("a", b"x")}}),
         ("POST", "/v1/segment", {"content": b"x", "headers": bearer(NAME)}),
+        ("GET", f"/v1/jobs/{quote(FORGED, safe='')}", {}),
+        ("GET", f"/{quote(FORGED, safe='')}", {}),
+        ("POST", f"/v1/segment?model={quote(FORGED)}", {"content": b"x"}),
+        ("POST", "/v1/segment", {"files": {"ct": (FORGED, b"x")}}),
+        ("POST", "/v1/jobs", {"json": {FORGED: FORGED}}),
+        ("POST", "/v1/dicomweb", {"json": {"server": FORGED, "study": FORGED}}),
     ]
     for method, path, more in planted:
         headers = who | more.pop("headers", {})
-        assert served.ask(path, method, headers=headers, **more).status_code >= 400, path
+        refused = served.ask(path, method, headers=headers, **more)
+        assert refused.status_code >= 400, path
+        # An answer may name what the path or a field said, and nothing of a file.
+        assert "files" not in more or "JANE" not in refused.text
 
     secrets = [header["Authorization"].partition(" ")[2] for header in served.tokens.values()]
     numbers = served.ask("/metrics", headers=who).text
     noted = (served.folder / "audit.jsonl").read_text()
     log = (served.folder / "log").read_text()
     for text, where in ((noted, "audit"), (log, "log"), (numbers, "metrics")):
-        for word in ("DOE", "JANE", UID, *secrets):
+        for word in ("DOE", "JANE", UID, ACCESSION, "forged", *secrets):
             assert word not in text, where
+    for path in _records(served.folder / "spool"):
+        held = path.read_bytes()
+        for word in ("DOE", "JANE", UID, ACCESSION, "forged", *secrets):
+            assert word.encode() not in held, path
     written = lines(served.folder / "audit.jsonl")
     job = next(line for line in written if line["method"] == "POST" and line.get("job"))
     assert (job["subject"], job["status"]) == ("who-segment", 200)
     assert {"route", "time", "seconds", "bytes_in", "bytes_out"} <= set(job)
     assert any(line["route"] == "/v1/jobs/{id}" for line in written)
+
+
+def _records(spool: Path) -> list[Path]:
+    """Every file of a spool but uploads and results, which hold the patient by their nature."""
+    found = [p for p in spool.rglob("*") if p.is_file() and "input" not in p.parts]
+    kept = [p for p in found if p.name != "result.zip" and "staging" not in p.parts]
+    assert any(p.suffix == ".db" for p in kept)
+    return kept
 
 
 def _ended(served: Served, place: str, who: dict[str, str]) -> None:

@@ -46,7 +46,7 @@ def linear(weight: list[float], bias: float) -> nn.Linear:
 
 
 def test_names_and_options() -> None:
-    assert tuple(STRATEGIES) == ("fedavg", "fedbn", "fedprox", "fedopt", "condist")
+    assert tuple(STRATEGIES) == ("fedavg", "fedbn", "fedprox", "fedopt", "condist", "rfa")
     assert all(STRATEGIES[name].name == name for name in STRATEGIES)
     assert [name for name, s in STRATEGIES.items() if NORMS in s.keeps] == ["fedbn"]
     assert options_of("fedprox", {}) == {"mu": 0.01}
@@ -67,7 +67,7 @@ def test_unknown_names_and_figures_are_refused() -> None:
         options_of("fedavg", {"mu": 1.0})
 
 
-@pytest.mark.parametrize("name", ["fedavg", "fedbn", "fedprox", "condist"])
+@pytest.mark.parametrize("name", ["fedavg", "fedbn", "fedprox", "condist", "rfa"])
 def test_these_servers_take_the_mean(name: str) -> None:
     server = strategy(name).server(options_of(name, {}))
     mean = {"w": np.array([1, -2], np.float32)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import resource
 import signal
 import subprocess
@@ -34,9 +33,10 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
 ODD = Path(__file__).parent / "odd"
 _PARENT = """
-import pickle, sys, time
+import sys, time
+from serving.settings import Settings
 from serving.workers.crew import Crew
-Crew(pickle.load(sys.stdin.buffer)).start()
+Crew(Settings.from_json(sys.stdin.read())).start()
 time.sleep(60)
 """
 
@@ -164,7 +164,7 @@ def test_workers_die_with_a_parent_that_is_killed(house: House, tmp_path: Path) 
     )
     with parent:
         assert parent.stdin is not None
-        parent.stdin.write(pickle.dumps(settings))
+        parent.stdin.write(settings.to_json().encode())
         parent.stdin.close()
         job = jobs.submit("slow", {"seconds": 3}, "anna", None)
         until(lambda: jobs.get(job.id).state is State.RUNNING, 30)
