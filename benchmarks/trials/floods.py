@@ -2,7 +2,7 @@
 
     python -m benchmarks.trials.floods [--seconds N] [--requests N] [--long]
 
-A whole service with a tiny model on two sizes of patience: CTs of four sizes come at twice the rate
+A whole service with a tiny model: CTs of four sizes come at twice the rate
 that it can answer, some waited for, some as jobs; then so many requests one after the other, for
 what memory they leave; then clients that never end a head, trickle, break off and go away; then
 disks without room and disks that may only be read.
@@ -38,6 +38,8 @@ SEED = 8
 # Of the arrivals, those that are waited for; the others are jobs.
 _AWAITED = 0.7
 _OVER = 2.0
+# Arrivals, however slow the machine is: more than a queue holds.
+_LEAST = 16
 QUEUE = 8
 _CLIENTS = 64
 # Accepted work may take that many times what a full queue takes at the measured capacity.
@@ -74,13 +76,19 @@ def trial(seconds: float = LONG_S, requests: int = 500, seed: int = SEED) -> Seq
         requests: of the leak trial, after a fifth as many to warm up.
         seed: of sizes and moments.
     """
+    return list(rows(seconds, requests, seed))
+
+
+def rows(seconds: float, requests: int, seed: int = SEED) -> Iterator[Row]:
+    """The rows of :func:`trial`, each once it is there."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with tree(folder / "flood", ISLET_QUEUE=str(QUEUE), ISLET_THREADS="1") as service:
-            rows = [*flood(service, seconds, seed), leak(service, requests)]
+            yield from flood(service, seconds, seed)
+            yield leak(service, requests)
         with tree(folder / "rude", ISLET_STALL_S="2") as service:
-            rows.append(rude.clients(service, seed))
-        return [*rows, *disks.trial(folder / "disks", seed)]
+            yield rude.clients(service, seed)
+        yield from disks.trial(folder / "disks", seed)
 
 
 def flood(service: Tree, seconds: float, seed: int) -> list[Row]:
@@ -113,7 +121,7 @@ def flood(service: Tree, seconds: float, seed: int) -> list[Row]:
             survived,
             len(outcomes) - survived,
             f"{len(latencies)} done, {busy} told to come back, {seconds:.0f} s at "
-            f"{capacity * _OVER:.0f}/s",
+            f"{capacity * _OVER:.1f}/s",
         ),
         Row(
             "latency of accepted work in it",
@@ -197,7 +205,7 @@ def _arrivals(
     sending: list[Future[Outcome]] = []
     with ThreadPoolExecutor(_CLIENTS) as clients:
         due = time.monotonic()
-        while due < end:
+        while due < end or len(sending) < _LEAST:
             time.sleep(max(0.0, due - time.monotonic()))
             scan, number = chance.choice(sizes), len(sending)
             send = _await_answer if chance.random() < _AWAITED else _submit
@@ -274,7 +282,8 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=500, help="of the leak trial")
     parser.add_argument("--long", action="store_true", help=f"a flood of {LONG_S:.0f} s")
     args = parser.parse_args()
-    return show(trial(LONG_S if args.long else args.seconds, args.requests))
+    found = rows(LONG_S if args.long else args.seconds, args.requests)
+    return max(show([row]) for row in found)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _FORM = (
     b'--b\r\nContent-Disposition: form-data; name="ct"; filename="a"\r\n\r\n'
 )
 # The service is given that long, beyond its own patience, to let go.
-_GRACE_S = 8.0
+_GRACE_S = 20.0
 _TRICKLE_S = 0.3
 
 
@@ -94,7 +94,7 @@ def _closed(to: socket.socket) -> bool:
 def _nothing_left(service: Tree, files: set[str], handles: int) -> bool:
     """Whether files, sockets and jobs are soon as they were."""
     try:
-        until(lambda: service.files() <= files, _GRACE_S + 6)
+        until(lambda: service.files() <= files, _GRACE_S)
         until(lambda: service.handles() <= handles + 2, _GRACE_S)
         until(lambda: not service.listed("queued") and not service.listed("running"), _GRACE_S)
     except TimeoutError:

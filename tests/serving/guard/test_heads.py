@@ -68,4 +68,5 @@ def test_whole_heads_are_answered_however_long_that_takes(port: int) -> None:
 
 
 def test_a_second_head_that_does_not_come_ends_it_too(port: int) -> None:
-    assert closed_after(port, ASK + ASK[:9]) < 10 * WITHIN_S
+    # Behind an answered request the server's own patience of 5 s may come first.
+    assert closed_after(port, ASK + ASK[:9]) < 9

@@ -224,19 +224,19 @@ def _lives(pid: int) -> bool:
 def test_a_crew_that_cannot_start_a_worker_tries_again(
     tmp_path: Path, published: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    jobs = Jobs(replace(Settings(spool=tmp_path / "spool"), workers=1))
-    crew = Crew(replace(Settings(spool=tmp_path / "spool"), workers=1))
+    settings = Settings(spool=tmp_path / "spool")
+    jobs, crew = Jobs(settings), Crew(settings)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     crew.start()
     try:
-        until(jobs.ready, 60)
+        until(jobs.ready, 120)
         (first,) = jobs.workers()
         # No further file: no pipe to a further process.
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, files[1]))
         os.kill(first["pid"], signal.SIGKILL)
-        until(lambda: "cannot be started" in caplog.text, 60)
+        until(lambda: "cannot be started" in caplog.text, 120)
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
-        until(lambda: any(w["pid"] != first["pid"] and w["ready"] for w in jobs.workers()), 60)
+        until(lambda: any(w["pid"] != first["pid"] and w["ready"] for w in jobs.workers()), 120)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
         crew.stop()
