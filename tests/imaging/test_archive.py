@@ -131,6 +131,24 @@ def test_a_directory_that_lies_about_sizes(tmp_path: Path) -> None:
     _refused(errors.TruncatedFile, path, "damaged")
 
 
+def test_files_that_share_their_bytes(tmp_path: Path) -> None:
+    raw = _pack(tmp_path / "a.zip", {"x": bytes(MIB)}).read_bytes()
+    start, end = raw.index(b"PK\x01\x02"), raw.index(b"PK\x05\x06")
+    entry = raw[start:end]
+    tail = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, 9 * len(entry), start, 0)
+    path = tmp_path / "b.zip"
+    path.write_bytes(raw[:start] + entry * 9 + tail)
+    _refused(errors.UnsafeArchive, path, "some share them")
+
+
+def test_a_directory_longer_than_its_files_is_not_read(tmp_path: Path) -> None:
+    path = _pack(
+        tmp_path / "a.zip", {"x" * 60_000: b"1"} | {f"{i:060000}": b"2" for i in range(18)}
+    )
+    _refused(errors.InputTooLarge, path, "in its directory", limits=Limits(max_files=1000))
+    assert len(unpack(path, tmp_path / "ok", Limits(max_files=2000))) == 19
+
+
 def test_unusual_method(tmp_path: Path) -> None:
     path = _pack(tmp_path / "a.zip", CONTENTS, zipfile.ZIP_LZMA)
     _refused(errors.UnsupportedFormat, path, "method 14")

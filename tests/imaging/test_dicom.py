@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders.base import RLELosslessEncoder
@@ -523,6 +523,53 @@ def test_deflated_bomb(tmp_path: Path) -> None:
     limits = Limits(max_unpacked_bytes=1_500_000)
     assert sum(f.stat().st_size for f in files) < 10_000
     refused(errors.InputTooLarge, files, "1500000", limits=limits)
+
+
+def test_deflated_files_share_one_limit(tmp_path: Path) -> None:
+    stored = np.zeros((4, 256, 256), np.uint16)
+    files = write_series(tmp_path, stored, syntax=DeflatedExplicitVRLittleEndian)
+    # Each inflates to 128 KiB and its header.
+    assert read_dicom(files, limits=Limits(max_unpacked_bytes=600_000)).array.shape == stored.shape
+    refused(errors.InputTooLarge, files, "500000", limits=Limits(max_unpacked_bytes=500_000))
+
+
+@pytest.mark.parametrize("number", ["big endian", None])
+def test_items_of_all_files_share_one_limit(tmp_path: Path, number: str | None) -> None:
+    def edit(ds, index):
+        ds.SourceImageSequence = [Dataset() for _ in range(60)]
+
+    files = write_series(tmp_path, stored_values((3, 32, 40)), edit=edit)
+    for path in files if number else ():
+        transcode(path, LOSSLESS[number])
+    assert read_dicom(files, limits=Limits(max_files=3)).array.shape == (3, 32, 40)
+    for path in files:
+        ds = dcmread(path)
+        ds.SourceImageSequence = [Dataset() for _ in range(101)]
+        ds.save_as(path)
+    refused(errors.InputTooLarge, files, "300 items", limits=Limits(max_files=3))
+
+
+def test_pixels_that_do_not_begin_at_the_lowest_bit(tmp_path: Path) -> None:
+    stored = stored_values()
+    edit = _set(BitsStored=12, HighBit=15)
+    refused(errors.UnsupportedFormat, write_series(tmp_path, stored, edit=edit), "HighBit is 15")
+    # Where all bits are the pixel's there is only one place for them.
+    edit = _set(BitsStored=16, HighBit=11)
+    array = read_dicom(write_series(tmp_path, stored, edit=edit)).array
+    assert np.array_equal(array, stored.astype(int) - 1024)
+
+
+def test_an_element_of_half_a_number_is_refused_by_name(tmp_path: Path) -> None:
+    files = write_series(tmp_path, stored_values())
+    raw = files[1].read_bytes()
+    rows = b"\x28\0\x10\0US"
+    files[1].write_bytes(raw.replace(rows + b"\2\0\x08\0", rows + b"\1\0\x08"))
+    refused(errors.TruncatedFile, files, "DICOM file 2", "BytesLengthException")
+
+
+def test_a_series_without_rows_is_said_to_be_one(tmp_path: Path) -> None:
+    files = write_series(tmp_path, stored_values(), edit=_set(Rows=0))
+    refused(errors.BadShape, files, "no rows")
 
 
 def test_nothing_dicom(tmp_path: Path) -> None:

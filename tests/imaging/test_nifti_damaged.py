@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imaging.errors import InputTooLarge, IsletError, TruncatedFile
+from imaging import nifti
+from imaging.errors import InputTooLarge, IsletError, TruncatedFile, UnsafeArchive
 from imaging.limits import Limits
 from imaging.nifti import read_nifti
 from tests.imaging.nifti_files import STORED, image, save, with_header
@@ -66,6 +67,31 @@ def test_gzip_members_follow_each_other(tmp_path: Path) -> None:
     path = tmp_path / "ct"
     path.write_bytes(b"".join(gzip.compress(raw[i : i + 100]) for i in range(0, len(raw), 100)))
     np.testing.assert_array_equal(read_nifti(path).array, STORED.transpose())
+
+
+def test_more_gzip_members_than_a_ct_has_are_refused(tmp_path: Path, monkeypatch) -> None:
+    raw, empty = gzip.compress(image().to_bytes(), mtime=0), gzip.compress(b"", mtime=0)
+    path = tmp_path / "ct"
+    path.write_bytes(empty * 99 + raw)
+    np.testing.assert_array_equal(read_nifti(path).array, STORED.transpose())
+    monkeypatch.setattr(nifti, "_MOST_MEMBERS", 99)
+    with pytest.raises(UnsafeArchive, match="99 members"):
+        read_nifti(path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_room_is_made_for_voxels_that_the_file_cannot_hold(
+    tmp_path: Path, monkeypatch, packed: bool
+) -> None:
+    path = with_header(tmp_path, dim=[3, 512, 512, 1000, 1, 1, 1, 1])
+    if packed:
+        path.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+    asked = []
+    plain = np.empty
+    monkeypatch.setattr(np, "empty", lambda n, *a, **k: asked.append(n) or plain(n, *a, **k))
+    with pytest.raises(TruncatedFile, match="at most"):
+        read_nifti(path)
+    assert max(asked) < 1000
 
 
 def test_dimensions_beyond_the_file_are_refused(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from imaging import errors
+from imaging.geometry import Geometry
 from imaging.limits import Limits
 from imaging.read import read_volume
-from imaging.volume import to_canonical
+from imaging.volume import Volume, to_canonical
+from imaging.writers.nifti import write_nifti
 from tests.imaging.dicom_files import Grid, stored_values, write_enhanced, write_series
 
 STORED = stored_values()
@@ -157,3 +159,17 @@ def test_limits(tmp_path: Path, nifti: Path, series: list[Path]) -> None:
     archive = _zip(tmp_path / "z.zip", series)
     _refused(errors.InputTooLarge, archive, "5 files", limits=Limits(max_files=4))
     _refused(errors.InputTooLarge, archive, "400 voxels", limits=Limits(max_voxels=399))
+
+
+def _of_spacing(path: Path, slices: int, mm: float) -> Path:
+    geometry = Geometry((slices, 4, 4), (mm, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3)[:, ::-1])
+    write_nifti(Volume(np.zeros(geometry.shape, np.int16), geometry), path)
+    return path
+
+
+def test_a_ct_longer_than_any_is_refused(tmp_path: Path) -> None:
+    longest = read_volume(_of_spacing(tmp_path / "longest.nii", 2, 2500.0))
+    assert longest.geometry.spacing == (2500.0, 1.0, 1.0)
+    for slices, mm in ((2, 2501.0), (6, 1000.0)):
+        path = _of_spacing(tmp_path / "longer.nii", slices, mm)
+        _refused(errors.BadGeometry, path, f"{slices * mm:.0f} mm long")

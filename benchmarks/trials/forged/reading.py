@@ -40,23 +40,24 @@ class Read:
     memory_mb: float = 0.0
 
 
-def read_all(cases: Sequence[tuple[Case, Path]]) -> Iterator[Read]:
+def read_all(cases: Sequence[tuple[Case, Path]], cpu_s: int = CPU_S) -> Iterator[Read]:
     """Read every case, in its order.
 
     Args:
         cases: with what was written for each.
+        cpu_s: seconds of the processor that each may take.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        yield from threads.map(lambda job: _in_process(context, *job), cases)
+        yield from threads.map(lambda job: _in_process(context, *job, cpu_s), cases)
 
 
 def _in_process(
-    context: multiprocessing.context.ForkServerContext, case: Case, source: Path
+    context: multiprocessing.context.ForkServerContext, case: Case, source: Path, cpu_s: int
 ) -> Read:
     ours, theirs = context.Pipe(duplex=False)
-    asked = (theirs, source, case.series, case.headers)
+    asked = (theirs, source, case.series, case.headers, cpu_s)
     process = context.Process(target=_read, args=asked)
     process.start()
     theirs.close()
@@ -70,12 +71,12 @@ def _in_process(
     return found
 
 
-def _read(answer: Connection, source: Path, series: str | None, headers: bool) -> None:
+def _read(answer: Connection, source: Path, series: str | None, headers: bool, cpu_s: int) -> None:
     """The process."""
     before = _peak_mb()
     resource.setrlimit(resource.RLIMIT_AS, (_size() + MEMORY, resource.RLIM_INFINITY))
     start = time.process_time()
-    used = int(start) + CPU_S
+    used = int(start) + cpu_s
     resource.setrlimit(resource.RLIMIT_CPU, (used, used + 1))
     seen = read(source, series, headers)
     answer.send(Read(seen, time.process_time() - start, _peak_mb() - before))
