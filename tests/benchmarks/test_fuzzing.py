@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import random
 from pathlib import Path
 
 import pytest
 
 from benchmarks.trials.fuzzing import campaign, trial
 from benchmarks.trials.fuzzing.child import Crashes, signature
-from benchmarks.trials.fuzzing.targets import READ, TARGETS, Target, verdict
+from benchmarks.trials.fuzzing.targets import READ, TARGETS, Target, other_json, verdict
 from imaging.errors import BadShape
 
 # Bytes that once crashed a reader, in a folder of its target's name.
@@ -34,6 +36,17 @@ def test_the_fuzzer_begins_with_files_that_are_read(name: str) -> None:
     target = TARGETS[name]
     assert [verdict(target, seed) for seed in target.seeds()] == ANSWERS[name]
     assert target.seeds() == target.seeds()
+
+
+def test_json_is_changed_in_one_place_and_stays_json() -> None:
+    seed = TARGETS["manifest"].seeds()[1]
+    made = {other_json(seed, random.Random(number)) for number in range(60)}
+    assert len(made) > 50
+    for data in made:
+        json.loads(data)
+        verdict(TARGETS["manifest"], data)
+    with pytest.raises(ValueError, match="Expecting"):
+        other_json(b"{", random.Random(0))
 
 
 def _picky(data: bytes) -> None:

@@ -83,6 +83,20 @@ def test_outside_is_filled() -> None:
     assert not resample_nearest(labels, grid).array.any()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [(-0.6, -1), (-0.4, 0), (0.5, 0.5), (2.6, 2.6), (3.4, 3), (3.6, -1), (6, -1)],
+)
+def test_half_a_voxel_beyond_the_faces_holds_their_value(axis, at, expected) -> None:
+    source = Geometry((4, 4, 4), (1.5, 0.7, 0.8), (-30, 10, 100), CANONICAL)
+    ramp_along = Volume(np.indices(source.shape)[axis].astype(np.float32), source)
+    index = np.ones(3)
+    index[axis] = at
+    grid = Geometry((1, 1, 1), source.spacing, tuple(source.to_world(index)), CANONICAL)
+    assert resample_linear(ramp_along, grid, -1.0).array.item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_blocks_are_averaged() -> None:
     """Noise shrinks by the root of the voxels in a block: plain linear sampling would keep it."""
     source = centred((40, 40, 40), (0.5, 0.5, 0.5))

@@ -118,8 +118,9 @@ def fuzz(target: str, folder: Path, executions: int, seed: int) -> Campaign:
             deaths += 1
             done.crashes[died] = done.crashes.get(died, 0) + 1
     done.seconds = time.monotonic() - began
-    crashes = folder / "crashes"
-    done.files = sorted(p for p in crashes.glob("*") if p.suffix != ".json")
+    # What was only slow was over a second or two, on a busy machine.
+    found = sorted((folder / "crashes").iterdir())
+    done.files = [p for p in found if p.suffix != ".json" and not p.name.startswith("slow")]
     return done
 
 

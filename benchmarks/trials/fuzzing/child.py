@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import random
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _ROOT = str(Path(__file__).resolve().parents[3])
 # Packages whose branches guide the fuzzer.
 _FOLLOWED = ["imaging", "models", "nibabel", "pydicom"]
+# How many of the changes keep to a target's format, where it has one.
+_BY_FORMAT = 0.7
 # How often a crash is tried in a smaller form.
 _TRIES = 2000
 
@@ -84,8 +88,7 @@ def _ours(file: str) -> bool:
 
 def main() -> None:
     """Fuzz until libFuzzer ends the process."""
-    import atheris  # type: ignore[import-not-found, unused-ignore]
-
+    atheris = importlib.import_module("atheris")
     name, folder, *flags = sys.argv[1:]
     with atheris.instrument_imports(include=_FOLLOWED, enable_loader_override=False):
         targets = importlib.import_module("benchmarks.trials.fuzzing.targets")
@@ -95,7 +98,17 @@ def main() -> None:
     for number, seed in enumerate(target.seeds()):
         (corpus / f"seed-{number}").write_bytes(seed)
     crashes = Crashes(Path(folder) / "crashes", lambda data: targets.silent(target, data))
-    atheris.Setup([sys.argv[0], *flags, str(corpus)], crashes.judge)
+
+    def mutated(data: bytes, most: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        if target.change is not None and rng.random() < _BY_FORMAT:
+            with suppress(ValueError, RecursionError):
+                made: bytes = target.change(data, rng)
+                if len(made) <= most:
+                    return made
+        return bytes(atheris.Mutate(data, most))
+
+    atheris.Setup([sys.argv[0], *flags, str(corpus)], crashes.judge, custom_mutator=mutated)
     atheris.Fuzz()
 
 

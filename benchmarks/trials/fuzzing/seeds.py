@@ -6,6 +6,7 @@ import gzip
 import io
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
@@ -160,7 +162,7 @@ def _packed(files: dict[str, bytes] | dict[zipfile.ZipInfo, bytes], method: int)
     return target.getvalue()
 
 
-def _written(ds: Dataset, syntax: str) -> bytes:
+def _written(ds: Dataset, syntax: UID) -> bytes:
     ds.file_meta.TransferSyntaxUID = syntax
     target = io.BytesIO()
     order = {"implicit_vr": syntax == ImplicitVRLittleEndian}
@@ -183,19 +185,21 @@ def _enhanced() -> FileDataset:
     ds = _image(_STORED, EnhancedCTImageStorage, f"{_UID}2")
     ds.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
     ds.NumberOfFrames = len(_STORED)
-    shared = {
+    shared: dict[str, dict[str, object]] = {
         "PlaneOrientationSequence": {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
         "PixelMeasuresSequence": {"PixelSpacing": [0.9, 0.7], "SliceThickness": 2.5},
         "PixelValueTransformationSequence": {"RescaleSlope": 1, "RescaleIntercept": -1024},
     }
     ds.SharedFunctionalGroupsSequence = Sequence([_groups(shared)])
-    places = [{"ImagePositionPatient": [0, 0, 2.5 * index]} for index in range(len(_STORED))]
-    frames = [_groups({"PlanePositionSequence": place}) for place in places]
+    frames = [
+        _groups({"PlanePositionSequence": {"ImagePositionPatient": [0, 0, 2.5 * index]}})
+        for index in range(len(_STORED))
+    ]
     ds.PerFrameFunctionalGroupsSequence = Sequence(frames)
     return ds
 
 
-def _groups(given: dict[str, dict[str, object]]) -> Dataset:
+def _groups(given: Mapping[str, Mapping[str, object]]) -> Dataset:
     ds = Dataset()
     for name, elements in given.items():
         inner = Dataset()
@@ -205,12 +209,12 @@ def _groups(given: dict[str, dict[str, object]]) -> Dataset:
     return ds
 
 
-def _image(pixels: np.ndarray, sop_class: str, uid: str) -> FileDataset:  # type: ignore[type-arg]
+def _image(pixels: np.ndarray, sop_class: UID, uid: str) -> FileDataset:
     ds = FileDataset("", {}, preamble=b"\0" * 128)
     ds.file_meta = FileMetaDataset()
     ds.SOPClassUID, ds.SOPInstanceUID = sop_class, uid
     ds.file_meta.MediaStorageSOPClassUID = sop_class
-    ds.file_meta.MediaStorageSOPInstanceUID = uid
+    ds.file_meta.MediaStorageSOPInstanceUID = UID(uid)
     ds.StudyInstanceUID, ds.SeriesInstanceUID = f"{_UID}3", f"{_UID}4"
     ds.FrameOfReferenceUID = f"{_UID}5"
     ds.SeriesNumber, ds.Modality = 3, "CT"

@@ -7,6 +7,7 @@ other error goes through, and so does :class:`AssertionError` for a result that 
 from __future__ import annotations
 
 import json
+import random
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -30,6 +33,23 @@ from models.manifest import Manifest
 from models.onnxfile import read_identity
 
 READ = "read"
+# What a field of JSON may be where a number, a word or a list belongs.
+_ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    2**63,
+    10**309,
+    1e308,
+    float("nan"),
+    "",
+    "\ud800",
+    "live",
+    [],
+    {},
+    [[]],
+)
 # Small enough that what may be asked for is there in no time.
 LIMITS = Limits(
     max_bytes=MIB, max_unpacked_bytes=4 * MIB, max_files=20, max_voxels=2**18, max_ratio=200.0
@@ -43,10 +63,13 @@ class Target:
     Attributes:
         read: takes the bytes; raises what the reader raises.
         seeds: makes files that are read, and some that are refused.
+        change: makes other bytes of some in a way that their format allows; raises ``ValueError``
+            where they are not of it.
     """
 
     read: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]
+    change: Callable[[bytes, random.Random], bytes] | None = None
 
 
 def verdict(target: Target, data: bytes) -> str:
@@ -107,12 +130,24 @@ def _model(data: bytes) -> None:
     path = _folder() / "model.onnx"
     path.write_bytes(data)
     # The first run has a process of its own to break.
-    run, door.attempt = door.attempt, lambda _path: None  # type: ignore[assignment]
-    try:
+    with patch("models.door.attempt", lambda _path: None):
         door.check(path, seeds.manifest_text(), MIB)
-        read_identity(path)
-    finally:
-        door.attempt = run
+    read_identity(path)
+
+
+def other_json(data: bytes, rng: random.Random) -> bytes:
+    """The same JSON with one value, somewhere in it, made an odd one."""
+    raw = [json.loads(data)]
+    places: list[tuple[Any, Any]] = []
+    waiting: list[Any] = [raw]
+    while waiting:
+        inner = waiting.pop()
+        keys = list(inner) if isinstance(inner, dict) else range(len(inner))
+        places += [(inner, key) for key in keys]
+        waiting += [inner[key] for key in keys if isinstance(inner[key], dict | list)]
+    inner, key = rng.choice(places)
+    inner[key] = rng.choice(_ODD)
+    return json.dumps(raw[0]).encode()
 
 
 def _check(volume: Volume) -> None:
@@ -138,7 +173,7 @@ TARGETS: Mapping[str, Target] = {
     "nifti": Target(_nifti, seeds.nifti),
     "dicom": Target(_dicom, seeds.dicom),
     "archive": Target(_archive, seeds.archive),
-    "manifest": Target(_manifest, seeds.manifest),
+    "manifest": Target(_manifest, seeds.manifest, other_json),
     "model": Target(_model, seeds.model),
 }
 

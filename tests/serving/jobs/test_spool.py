@@ -13,6 +13,7 @@ from serving.jobs.jobs import Jobs
 from serving.jobs.record import Job, State
 from serving.jobs.spool import Spool
 from serving.settings import Settings
+from tests.machines import before_every_step
 
 HOUR = 3600.0
 
@@ -111,6 +112,28 @@ def test_an_attempt_sees_the_upload_and_writes_beside_it(tmp_path: Path) -> None
     assert left == [spool.result(second)]
     spool.clear(job("a"))
     assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_what_is_gone_already_is_no_error(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for gone in (job("a"), job("a", result={"files": []})):
+        spool.clear(gone)
+        spool.drop(gone)
+        spool.remove(gone.id)
+    assert spool.old() == []
+
+
+def test_two_may_remove_the_same_files_at_a_time(tmp_path: Path) -> None:
+    spool, other = Spool(tmp_path), Spool(tmp_path)
+    done = job("a", result={"files": []})
+    spool.take("a", None)
+    made = spool.attempt(done)
+    for name in ("scratch", "result.zip", "more"):
+        (made / name).write_bytes(b"x")
+    with before_every_step(lambda: other.clear(done)):
+        spool.clear(done)
+    left = sorted(path for path in (tmp_path / "jobs").rglob("*") if path.is_file())
+    assert left == [spool.result(done)]
 
 
 def test_uploads_and_results_are_on_the_disk_itself(tmp_path: Path, monkeypatch) -> None:
