@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export BENTOML_DO_NOT_TRACK := True
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup demo serve ui test test-units test-processes programs check format bento clean
+.PHONY: setup demo serve ui test test-units test-processes chaos programs check format bento clean
 
 UI := serving/ui/built/index.html
 
@@ -58,6 +58,11 @@ test-units: $(VENV)/.dev
 
 test-processes: $(VENV)/.dev $(UI)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -m e2e
+
+# Faults, floods and forged files at full length: one table, about an hour (docs/reliability.md).
+chaos: $(VENV)/.dev $(UI) programs
+	$(BIN)/pip install --quiet atheris==2.3.0
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability --long
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

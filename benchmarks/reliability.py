@@ -23,6 +23,8 @@ from benchmarks.trials.row import Row
 # Takes whether the long form is asked for.
 Trial = Callable[[bool], Sequence[Row]]
 
+# Of each reader that is fuzzed, in the long form.
+_EXECUTIONS = 20_000
 _HEAD = ("family", "tried", "survived", "lost", "figure")
 
 
@@ -32,9 +34,51 @@ def _forged(_: bool) -> Sequence[Row]:
     return forged.trial()
 
 
+def _fuzzing(long: bool) -> Sequence[Row]:
+    from benchmarks.trials import fuzzing
+
+    return fuzzing.trial(_EXECUTIONS if long else _EXECUTIONS // 10)
+
+
+def _floods(long: bool) -> Sequence[Row]:
+    from benchmarks.trials import floods
+
+    return floods.trial(floods.LONG_S if long else floods.SHORT_S, 500 if long else 100)
+
+
+def _faults(_: bool) -> Sequence[Row]:
+    from benchmarks.trials import faults
+
+    return faults.trial()
+
+
+def _numerics(_: bool) -> Sequence[Row]:
+    from benchmarks.trials import numerics
+
+    return numerics.trial()
+
+
+def _promises(_: bool) -> Sequence[Row]:
+    from benchmarks.trials import promises
+
+    return promises.trial()
+
+
+def _poisoning(_: bool) -> Sequence[Row]:
+    from benchmarks.trials import poisoning
+
+    return poisoning.trial()
+
+
 # In the order of the table.
 TRIALS: Mapping[str, Trial] = {
     "forged": _forged,
+    "fuzzing": _fuzzing,
+    "floods": _floods,
+    "faults": _faults,
+    "numerics": _numerics,
+    "promises": _promises,
+    "poisoning": _poisoning,
 }
 
 
