@@ -39,7 +39,7 @@ def clients(service: Tree, seed: int, each: int = EACH) -> Row:
     """
     small = scan(SHAPES[0])
     service.ask("/segment", small.body)
-    before = service.files(), service.handles(), service.memory_mb()
+    before = service.files(), service.sockets(), service.memory_mb()
     tried = len(KINDS) * each
     polite: list[float] = []
     with ThreadPoolExecutor(tried) as pool:
@@ -54,7 +54,8 @@ def clients(service: Tree, seed: int, each: int = EACH) -> Row:
             polite.append(time.monotonic() - began)
             time.sleep(0.2)
     survived = sum(one.result() for one in left)
-    if not _nothing_left(service, *before[:2]):
+    left_over = _left_over(service, *before[:2])
+    if left_over:
         survived = 0
     growth = service.memory_mb() / before[2] - 1
     return Row(
@@ -62,7 +63,8 @@ def clients(service: Tree, seed: int, each: int = EACH) -> Row:
         tried,
         survived,
         tried - survived,
-        f"somebody polite waited {max(polite):.2f} s at most; memory {100 * growth:+.1f}%",
+        f"somebody polite waited {max(polite):.2f} s at most; left over: "
+        f"{left_over or 'nothing'}; memory {100 * growth:+.1f}%",
     )
 
 
@@ -91,15 +93,20 @@ def _closed(to: socket.socket) -> bool:
     return True
 
 
-def _nothing_left(service: Tree, files: set[str], handles: int) -> bool:
-    """Whether files, sockets and jobs are soon as they were."""
-    try:
-        until(lambda: service.files() <= files, _GRACE_S)
-        until(lambda: service.handles() <= handles + 2, _GRACE_S)
-        until(lambda: not service.listed("queued") and not service.listed("running"), _GRACE_S)
-    except TimeoutError:
-        return False
-    return True
+def _left_over(service: Tree, files: set[str], sockets: int) -> str:
+    """What is not soon as it was, of files, sockets and jobs."""
+    looks: dict[str, Callable[[], bool]] = {
+        "files": lambda: service.files() <= files,
+        "sockets": lambda: service.sockets() <= sockets,
+        "jobs": lambda: not service.listed("queued") and not service.listed("running"),
+    }
+    found = []
+    for name, gone in looks.items():
+        try:
+            until(gone, _GRACE_S)
+        except TimeoutError:
+            found.append(name)
+    return ", ".join(found)
 
 
 def _silent(_: socket.socket, __: random.Random) -> None:

@@ -114,12 +114,12 @@ class Tree:
                 held += one.memory_full_info().pss
         return held / MIB
 
-    def handles(self) -> int:
-        """Open files and sockets of its processes."""
+    def sockets(self) -> int:
+        """Connections that its processes hold, those to each other included."""
         found = 0
         for one in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
-                found += one.num_fds()
+                found += sum(c.status != psutil.CONN_LISTEN for c in one.net_connections("tcp"))
         return found
 
     def files(self) -> set[str]:
