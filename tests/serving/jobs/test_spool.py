@@ -105,6 +105,7 @@ def test_an_attempt_sees_the_upload_and_writes_beside_it(tmp_path: Path) -> None
         (made / "scratch").mkdir()
         spool.result(attempt).write_bytes(b"%d" % attempt.attempts)
     spool.drop(first)
+    assert list(spool.result(first).parent.iterdir()) == [spool.result(first)]
     # The upload itself is not the attempt's to remove.
     assert (tmp_path / "jobs" / "a" / "input" / "000000").exists()
     spool.clear(second)
