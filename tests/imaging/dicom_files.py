@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gdcm
 import numpy as np
@@ -16,6 +17,7 @@ from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
@@ -153,7 +155,7 @@ def _frame(grid: Grid, place: int) -> Dataset:
     )
 
 
-def _dataset(**elements: object) -> Dataset:
+def _dataset(**elements: Any) -> Dataset:
     ds = Dataset()
     for name, value in elements.items():
         is_sequence = name.endswith("Sequence") and isinstance(value, list)
@@ -169,7 +171,7 @@ def _image(
     ds.SOPClassUID, ds.SOPInstanceUID = sop_class, generate_uid()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
     ds.PatientName, ds.PatientID = "Doe^Jane", "PID-4711"
     ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), series
     ds.FrameOfReferenceUID = frame_of_reference

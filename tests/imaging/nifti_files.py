@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,11 +16,11 @@ STORED = np.random.default_rng(1).integers(-1000, 1500, (7, 6, 5)).astype(np.int
 AFFINE = nib.affines.from_matvec(rotation(10, -20, 30) * [0.7, 0.9, 2.5], [-101.5, 40.25, 900])
 
 
-def image(array: np.ndarray = STORED, affine: np.ndarray | None = AFFINE, two: bool = False):
+def image(array: np.ndarray = STORED, affine: np.ndarray | None = AFFINE, two: bool = False) -> Any:
     return (nib.Nifti2Image if two else nib.Nifti1Image)(array, affine)
 
 
-def save(folder: Path, made, name: str = "ct.nii.gz") -> Path:
+def save(folder: Path, made: Any, name: str = "ct.nii.gz") -> Path:
     path = folder / name
     nib.save(made, path)
     return path
