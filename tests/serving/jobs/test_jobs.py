@@ -173,13 +173,12 @@ def test_a_key_gives_the_first_job_back(jobs: Jobs, submit: Submit, settings: Se
     assert submit(key="k", fingerprint="b").id != first.id
 
 
-def test_a_long_key_is_told_apart_whole_and_quoted_in_part(submit: Submit) -> None:
+def test_a_long_key_is_told_apart_whole(submit: Submit) -> None:
     long = "k" * 100
     submit(key=long, fingerprint="a")
     submit(key=long + "l", fingerprint="b")
-    with pytest.raises(KeyReused) as caught:
+    with pytest.raises(KeyReused):
         submit(key=long, fingerprint="b")
-    assert caught.value.details["key"] == long[:64]
 
 
 def test_a_key_that_comes_many_times_at_once_is_one_job(jobs: Jobs, submit: Submit) -> None:
