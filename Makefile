@@ -59,7 +59,7 @@ test-units: $(VENV)/.dev
 test-processes: $(VENV)/.dev $(UI)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -m e2e
 
-# Faults, floods and forged files at full length: one table, about an hour (docs/reliability.md).
+# Faults, floods and forged files at full length: one table, about two hours on two cores.
 chaos: $(VENV)/.dev $(UI) programs
 	$(BIN)/pip install --quiet atheris==2.3.0
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability --long
