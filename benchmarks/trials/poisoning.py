@@ -81,6 +81,9 @@ ATTACKS: Mapping[str, _Change | None] = {
     "NaN and infinite": _broken,
     BACKDOOR: lambda values, _: len(_SITES) * values,
 }
+# A federation this short learns no backdoor, under FedAvg either: that a strategy holds against it
+# shows nothing, and is printed but not counted.
+_COUNTED = tuple(attack for attack in ATTACKS if attack not in (NOBODY, BACKDOOR))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +165,7 @@ def trial(settings: Settings | None = None) -> Sequence[Row]:
     """Attack both strategies in every way; a row for each.
 
     What survived is a federation whose model keeps nine tenths of the Dice that the same strategy
-    reaches without an attack, on phantoms with the trigger too.
+    reaches without an attack.
     """
     table = measure(settings or Settings())
     return [_row(table, strategy) for strategy in STRATEGIES]
@@ -201,8 +204,8 @@ def as_markdown(table: Table) -> str:
 
 
 def _row(table: Table, strategy: str) -> Row:
-    without = _worst(table[strategy, NOBODY])
-    attacked = {a: _worst(table[strategy, a]) for a in ATTACKS if a != NOBODY}
+    without = float(np.mean(table[strategy, NOBODY].clean))
+    attacked = {a: float(np.mean(table[strategy, a].clean)) for a in _COUNTED}
     held = sum(dice >= _HOLDS * without for dice in attacked.values())
     return Row(
         f"poisoned federation, 1 of {len(_SITES)} sites, {strategy}",
@@ -211,10 +214,6 @@ def _row(table: Table, strategy: str) -> Row:
         len(attacked) - held,
         f"phantoms' Dice {min(attacked.values()):.2f} at the worst, {without:.2f} unattacked",
     )
-
-
-def _worst(found: Found) -> float:
-    return float(min(np.mean(found.clean), np.mean(found.triggered)))
 
 
 def _run(folder: Path, settings: Settings, strategy: str, attack: str, seed: int) -> Found:

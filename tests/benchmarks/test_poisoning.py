@@ -74,7 +74,6 @@ def test_a_federation_that_fell_is_lost() -> None:
     table["rfa", "times -10"] = Found((0.1,), (0.8,))
     table["rfa", BACKDOOR] = Found((0.8,), (0.2,))
     row = poisoning._row(table, "rfa")
-    others = len(ATTACKS) - 1
-    assert (row.tried, row.survived, row.lost) == (others, others - 2, 2)
+    others = len(set(ATTACKS) - {NOBODY, BACKDOOR})
+    assert (row.tried, row.survived, row.lost) == (others, others - 1, 1)
     assert "0.10 at the worst, 0.80 unattacked" in row.figure
-    assert NOBODY in ATTACKS
