@@ -60,8 +60,8 @@ def test_every_job_is_done_once_though_the_service_is_killed(service: Tree, tmp_
         running = [clients.submit(client, number) for number in range(JOBS)]
         for kill, what in enumerate(kills):
             # Enough is left to be lost each time, and a worker has something in hand.
-            until(lambda least=2 * kill: len(done) >= least or _failed(running), 60)
-            until(lambda: service.listed("running") or _failed(running), 60)
+            until(lambda least=2 * kill: len(done) >= least or _failed(running), 240)
+            until(lambda: service.listed("running") or _failed(running), 240)
             time.sleep(chance.uniform(0.0, 0.1))
             service.kill_and_start(what)
         for one in running:
