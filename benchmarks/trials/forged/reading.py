@@ -50,7 +50,7 @@ def read_all(cases: Sequence[tuple[Case, Path]], cpu_s: int = CPU_S) -> Iterator
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        yield from threads.map(lambda job: _in_process(context, *job, cpu_s), cases)
+        yield from threads.map(lambda job: _in_process(context, job[0], job[1], cpu_s), cases)
 
 
 def _in_process(
