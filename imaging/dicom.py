@@ -23,6 +23,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
+from imaging.allowance import Allowance
 from imaging.codestreams import check_frames
 from imaging.dicom_checks import (
     check_complete,
@@ -33,7 +34,7 @@ from imaging.dicom_checks import (
     stack_of,
     usual_gap,
 )
-from imaging.dicom_headers import CT_CLASSES, Allowance, Frame, Image, quiet, read_image, readable
+from imaging.dicom_headers import CT_CLASSES, Frame, Image, quiet, read_image, readable
 from imaging.errors import (
     InputTooLarge,
     NotCT,

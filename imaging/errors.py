@@ -10,9 +10,9 @@ offending value and the fix for people. HTTP statuses are decided from this tree
     │   ├── TruncatedFile           truncated_file       the file ends too early or does not decode
     │   ├── EmptyInput              empty_input          nothing in the folder, archive or body
     │   ├── InputTooLarge           input_too_large      over a limit on bytes, files or voxels
-    │   ├── UnsafeArchive           unsafe_archive       encrypted, escaping or a decompression bomb
+    │   ├── UnsafeArchive           unsafe_archive       encrypted, escaping or made to cost
     │   ├── BadShape                bad_shape            not one 3D frame
-    │   ├── BadGeometry             bad_geometry         an affine that maps no grid
+    │   ├── BadGeometry             bad_geometry         no grid, or none that a scanner has
     │   ├── BadVoxels               bad_voxels           no finite Hounsfield units
     │   ├── NotDicom                not_dicom            a DICOM output of what is not DICOM
     │   ├── ModelRefused            model_refused        a model that the store does not take in

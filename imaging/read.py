@@ -20,9 +20,9 @@ from imaging.volume import Volume
 
 # A NIfTI-1 header with its four extension bytes; DICOM and zip say what they are before that.
 HEAD_BYTES = 352
-# More than any table of a scanner; what says so is hardly in millimetres, and has more voxels on a
-# model's grid than it has bytes.
-MAX_EXTENT_MM = 5000.0
+# More than any scanner makes; what says so is hardly in millimetres, and a few of its bytes would
+# be gigabytes on a model's grid.
+MAX_EXTENT_MM, MAX_SPACING_MM = 5000.0, 50.0
 WHAT_IS_READ = "NIfTI (.nii, .nii.gz), DICOM CT files, and zip archives of either"
 
 
@@ -56,12 +56,13 @@ def read_volume(
 
 def _check_extent(geometry: Geometry) -> None:
     extent = max(n * mm for n, mm in zip(geometry.shape, geometry.spacing, strict=True))
-    if extent > MAX_EXTENT_MM:
+    if extent > MAX_EXTENT_MM or max(geometry.spacing) > MAX_SPACING_MM:
         raise BadGeometry(
             f"The CT is {extent:.0f} mm long, with voxels of {geometry.spacing} mm; at most "
-            f"{MAX_EXTENT_MM:.0f} mm are taken. Repair the header: its unit may not be mm.",
+            f"{MAX_EXTENT_MM:.0f} mm, and {MAX_SPACING_MM:.0f} mm a voxel, are taken. Repair the "
+            "header: its unit may not be mm.",
             extent_mm=round(extent, 3),
-            limit_mm=MAX_EXTENT_MM,
+            spacing_mm=[round(mm, 6) for mm in geometry.spacing],
         )
 
 

@@ -167,9 +167,9 @@ def _of_spacing(path: Path, slices: int, mm: float) -> Path:
     return path
 
 
-def test_a_ct_longer_than_any_is_refused(tmp_path: Path) -> None:
-    longest = read_volume(_of_spacing(tmp_path / "longest.nii", 2, 2500.0))
-    assert longest.geometry.spacing == (2500.0, 1.0, 1.0)
-    for slices, mm in ((2, 2501.0), (6, 1000.0)):
+def test_a_ct_longer_or_coarser_than_any_is_refused(tmp_path: Path) -> None:
+    longest = read_volume(_of_spacing(tmp_path / "longest.nii", 100, 50.0))
+    assert longest.geometry.spacing == (50.0, 1.0, 1.0)
+    for slices, mm in ((101, 50.0), (2, 50.5), (2501, 2.0)):
         path = _of_spacing(tmp_path / "longer.nii", slices, mm)
-        _refused(errors.BadGeometry, path, f"{slices * mm:.0f} mm long")
+        _refused(errors.BadGeometry, path, f"{slices * mm:.0f} mm long", f"({mm}, 1.0, 1.0)")

@@ -92,7 +92,7 @@ def _lengths() -> Iterator[Case]:
     huge = struct.pack("<L", 2**32 - 16)
     for name, data, expected in (
         ("an element of 4 GB", _element(b"UT", huge, b""), "truncated_file"),
-        ("an element of 8 MB", _element(b"OB", struct.pack("<L", 2**23), bytes(2**23)), SERIES),
+        ("an element of 2 MB", _element(b"OB", struct.pack("<L", 2**21), bytes(2**21)), SERIES),
         ("an element of 1 byte", _element(b"OB", struct.pack("<L", 1), b"x"), SERIES),
         ("an unknown element without end", _element(b"UN", _ENDLESS, _SEQUENCE_END), SERIES),
         ("an element twice", 2 * _element(b"OB", struct.pack("<L", 2), b"xx"), SERIES),

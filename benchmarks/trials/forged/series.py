@@ -30,6 +30,8 @@ def settled(spoil: Spoil = no_edit) -> Edit:
         ds.StudyInstanceUID, ds.SeriesInstanceUID = STUDY, SERIES_UID
         ds.FrameOfReferenceUID, ds.SOPInstanceUID = FRAME, f"2.25.{2000 + index}"
         ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        # Else gdcm puts the time of day in where it compresses.
+        ds.StudyDate, ds.StudyTime = "20261122", "120000"
         spoil(ds, index)
 
     return edit
