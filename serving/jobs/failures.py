@@ -15,6 +15,13 @@ from serving.statuses import INTERNAL
 logger = logging.getLogger("islet.jobs")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# How Python, C++ and the system say it where they raise no ``MemoryError``.
+_NO_MEMORY = (
+    "can't start new thread",
+    "bad_alloc",
+    "Failed to allocate memory",
+    "Cannot allocate memory",
+)
 
 
 class _Other(IsletError):
@@ -29,12 +36,7 @@ def recorded(error: BaseException) -> dict[str, Any]:
     Only errors of the tree are told as they are. Of any other the log gets the type and the
     frames, without its text, which may quote a header, and the record an id to find them by.
     """
-    if isinstance(error, MemoryError):
-        error = OutOfMemory(
-            "The job took more memory than its worker may have; send fewer slices, or give the "
-            "workers more."
-        )
-    error = of_disk(error) or error
+    error = of_disk(error) or _of_memory(error) or error
     if isinstance(error, IsletError):
         return error.as_dict()
     found = uuid.uuid4().hex[:12]
@@ -62,6 +64,18 @@ def of_disk(error: BaseException) -> IsletError | None:
     if error.errno in _FULL:
         return disk_full()
     return disk_read_only() if error.errno == errno.EROFS else None
+
+
+def _of_memory(error: BaseException) -> OutOfMemory | None:
+    """The error of the tree for one that says, or was caused by one that says, that memory is
+    out."""
+    causes = [e for e in (error, error.__cause__) if e and not isinstance(e, IsletError)]
+    if not any(isinstance(e, MemoryError) or any(w in str(e) for w in _NO_MEMORY) for e in causes):
+        return None
+    return OutOfMemory(
+        "The job took more memory than its worker may have; send fewer slices, or give the workers "
+        "more."
+    )
 
 
 def disk_full() -> DiskFull:

@@ -36,6 +36,29 @@ logger = logging.getLogger("islet.jobs")
 _WAIT_S = 0.5
 _TEND_S = 5.0
 _STUCK = 75
+# A thread begins within so long after it was started, or never.
+_BEGIN_S = 20.0
+
+
+class Unbegun:
+    """Looks for threads that were started and do not begin.
+
+    One that finds no memory to begin with dies without a word, and whoever started it waits for it
+    without an end.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[threading.Thread, float] = {}
+
+    def look(self, now: float) -> bool:
+        """Whether there is one.
+
+        Args:
+            now: seconds, of a clock that does not jump.
+        """
+        waited_for = [thread for thread in threading.enumerate() if thread.ident is None]
+        self._since = {thread: self._since.get(thread, now) for thread in waited_for}
+        return any(now - since > _BEGIN_S for since in self._since.values())
 
 
 class Worker:
@@ -58,6 +81,7 @@ class Worker:
         self._hold: Hold | None = None
         self._tended = -_TEND_S
         self._called = -CALL_S
+        self._unbegun = Unbegun()
         self.leaving = threading.Event()
 
     def run(self) -> None:
@@ -166,6 +190,9 @@ class Worker:
             self._end(hold, hold.reason())
             os._exit(_STUCK)
         now = time.monotonic()
+        if self._unbegun.look(now):
+            logger.error("a thread does not begin; the process ends, its job begins again")
+            os._exit(_STUCK)
         if now - self._called >= CALL_S:
             self._called = now
             self._say(self._status)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imaging.errors import DiskFull, DiskReadOnly, RecordsDamaged
+from imaging.errors import DiskFull, DiskReadOnly, ModelError, RecordsDamaged
 from serving.jobs import tables
 from serving.jobs.failures import of_disk, recorded
 from serving.jobs.jobs import Jobs
@@ -130,7 +130,22 @@ def test_a_disk_that_cannot_be_written_is_told_apart() -> None:
     assert recorded(OSError(errno.EROFS, ""))["code"] == "disk_read_only"
 
 
-def test_a_job_without_memory_has_a_code() -> None:
-    found = recorded(MemoryError("patient Doe"))
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("patient Doe"),
+        RuntimeError("can't start new thread"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_a_job_without_memory_has_a_code(error: Exception) -> None:
+    found = recorded(error)
     assert found["code"] == "out_of_memory"
     assert "Doe" not in str(found)
+
+
+def test_a_runtime_without_memory_is_no_bad_model() -> None:
+    failed = ModelError("The runtime failed.")
+    assert recorded(failed)["code"] == "bad_model"
+    failed.__cause__ = RuntimeError("std::bad_alloc")
+    assert recorded(failed)["code"] == "out_of_memory"

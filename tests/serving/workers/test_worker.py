@@ -6,6 +6,8 @@ import errno
 import io
 import json
 import logging
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -226,3 +228,23 @@ def test_logs_of_jobs_name_no_input(caplog: pytest.LogCaptureFixture) -> None:
     assert recorded(error) == error.as_dict()
     assert caplog.text == ""
     assert type(raised(error.as_dict())) is NotCT
+
+
+def test_a_thread_that_never_begins_is_seen() -> None:
+    """In a process of its own: whoever starts such a thread waits for it for ever."""
+    script = """
+import threading, time
+from serving.workers.worker import Unbegun
+
+class Dead(threading.Thread):
+    def _bootstrap(self):
+        "As one that found no memory."
+
+look = Unbegun().look
+print(look(0.0), look(100.0))
+threading.Thread(target=Dead().start, daemon=True).start()
+time.sleep(0.5)
+print(look(200.0), look(210.0), look(230.0))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert ended.stdout.split() == [b"False", b"False", b"False", b"False", b"True"]
