@@ -38,7 +38,7 @@ import nibabel
 import numpy as np
 
 from benchmarks.beside import Beside, ProcessLost
-from benchmarks.concurrency import service
+from benchmarks.concurrency import post, service
 from benchmarks.cts import phantom
 from benchmarks.frame import Bar, Result, arguments, finish, ratio, turns
 from benchmarks.memory import memory_mb
@@ -95,16 +95,14 @@ class Asker:
     def seconds(self) -> float:
         """From sending the CT to having all of the answer."""
         start = time.perf_counter()
-        answer = self._client.post("/v1/segment", content=self._body)
+        answer = post(self._client, self._body)
         seconds = time.perf_counter() - start
         self.steps.append(json.loads(_file_in(answer, REPORT))["seconds"])
         return seconds
 
     def labels(self) -> bytes:
         """The label map, a .nii.gz, with what has little confidence too."""
-        asked = {"doubtful": "keep"}
-        answer = self._client.post("/v1/segment", params=asked, content=self._body)
-        return _file_in(answer, LABELS)
+        return _file_in(post(self._client, self._body, doubtful="keep"), LABELS)
 
 
 def main() -> int:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.geometry import Geometry, canonical_axes
-from imaging.threads import spread
 from imaging.version import VERSION
 from imaging.volume import Volume
 from models.confidence import Finding
@@ -56,27 +55,20 @@ class Extent:
 def extents(labels: NDArray[np.uint8]) -> dict[int, Extent]:
     """Every label value that occurs in a label map (Z, Y, X), 0 left out, to where it is.
 
-    One pass, a slice at a time and cropped to what is labelled: no copy of the whole map.
+    One pass, a slice at a time and cropped to what is labelled: no copy of the whole map. Two
+    threads take longer than one: the sums are short.
     """
     found: dict[int, Extent] = {}
-    for part in spread(lambda run: _extents_of(labels, run), len(labels)):
-        for value, extent in part.items():
-            found[value] = found.get(value, Extent()).union(extent)
-    return found
-
-
-def _extents_of(labels: NDArray[np.uint8], run: range) -> dict[int, Extent]:
-    """:func:`extents` of some of the slices."""
-    found: dict[int, Extent] = {}
-    for z in run:
-        corner, box = _crop(labels[z])
+    for z, plane in enumerate(labels):
+        corner, box = _crop(plane)
         if not box.size:
             continue
-        # Values first, so that a slice costs what is in it.
-        for value in np.flatnonzero(np.bincount(box.ravel())[1:]) + 1:
+        # Comparing bytes is vectorised, counting them into bins is not.
+        for value in range(1, int(box.max()) + 1):
             (y, x), mask = _crop((box == value).view(np.uint8))
-            here = _plane_extent(mask, z, (corner[0] + y, corner[1] + x))
-            found[int(value)] = found.get(int(value), Extent()).union(here)
+            if mask.size:
+                here = _plane_extent(mask, z, (corner[0] + y, corner[1] + x))
+                found[value] = found.get(value, Extent()).union(here)
     return found
 
 
@@ -233,8 +225,9 @@ def _crop(plane: NDArray[Any]) -> tuple[tuple[int, int], NDArray[Any]]:
 
 def _plane_extent(mask: NDArray[np.uint8], z: int, corner: tuple[int, int]) -> Extent:
     """Of a cropped mask (Y, X) in slice ``z`` whose first voxel is at ``corner`` (y, x)."""
-    by_row = np.count_nonzero(mask, axis=1)
-    by_column = np.count_nonzero(mask, axis=0)
+    # Four times as fast as counting, or adding in 64 bits, along an axis.
+    by_row = mask.sum(axis=1, dtype=np.uint32)
+    by_column = mask.sum(axis=0, dtype=np.uint32)
     voxels = int(by_row.sum())
     y, x = corner
     height, width = mask.shape

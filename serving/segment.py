@@ -136,17 +136,14 @@ def segment(
         volume.source,
     )
     watch("report", 0.0)
-    # Beside each other: both are array work that lets other threads run.
-    with ThreadPoolExecutor(1) as pool:
-        picture = pool.submit(preview_png, volume, labels, masks)
-        made = report(
-            labels, found.findings, model, masks, options.outputs, _origin(source), engine.device
-        )
-        kept = {PREVIEW: picture.result()}
+    kept = {PREVIEW: preview_png(volume, labels, masks)}
+    made = report(
+        labels, found.findings, model, masks, options.outputs, _origin(source), engine.device
+    )
     if "ct" in options.outputs:
         kept[CT] = encode_nifti(volume)
     # The CT is not needed any more: what follows works on the label map alone.
-    del volume, found, picture
+    del volume, found
     watch("report", 1.0)
     codes = coded(masks, model) if options.dicom else None
     return Segmentation(labels, masks, options.outputs, codes, made, watch, kept)

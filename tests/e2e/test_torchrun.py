@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 def train(out: Path, data: Path, processes: int) -> list[dict[str, Any]]:
     """The history of a training by so many processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = ["-m", "islet", "train", "starter-organs", "--scale", "tiny", "--data", str(data)]
+    command = ["-m", "islet", "train", "starter-finder", "--scale", "tiny", "--data", str(data)]
     command += ["--steps", "3", "--batch", "2", "--phantoms", "0", "--out", str(out)]
     command += ["--device", "cpu", "--precision", "fp32"]
     subprocess.run(
