@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export BENTOML_DO_NOT_TRACK := True
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup demo serve ui test test-units test-processes chaos programs check format bento clean
+.PHONY: setup demo serve ui test test-units test-processes chaos mutants programs check format bento clean
 
 UI := serving/ui/built/index.html
 
@@ -47,6 +47,10 @@ demo: $(VENV)/.serving
 serve: $(VENV)/.serving $(UI)
 	$(BIN)/islet serve
 
+# Tests write and throw away thousands of small files, each brought to disk as the service's are:
+# where memory takes files, they go there.
+FILES := $(if $(wildcard /dev/shm/.),PYTEST_DEBUG_TEMPROOT=/dev/shm)
+
 # Two lanes beside each other, unit tests in two processes. Tests of real processes have a lane of
 # their own: two of them at a time would share the cores among a dozen processes and wait for each
 # other.
@@ -54,15 +58,20 @@ test: $(VENV)/.dev $(UI) programs
 	$(MAKE) --jobs 2 --output-sync=target test-units test-processes
 
 test-units: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25 -m "not e2e"
+	OMP_NUM_THREADS=1 $(FILES) $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25 -m "not e2e"
 
 test-processes: $(VENV)/.dev $(UI)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -m e2e
+	OMP_NUM_THREADS=1 $(FILES) $(BIN)/python -m pytest -q --durations=10 -m e2e
 
 # Faults, floods and forged files at full length: one table, about two hours on two cores.
 chaos: $(VENV)/.dev $(UI) programs
 	$(BIN)/pip install --quiet atheris==2.3.0
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reliability --long
+
+# Whether the tests notice small wrong changes in geometry and stores: an hour or two.
+mutants: $(VENV)/.dev
+	$(BIN)/pip install --quiet --constraint constraints.txt cosmic-ray==8.7.0
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutation
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -1,6 +1,6 @@
 """Whether the tests notice: small wrong changes in geometry and in the stores, one at a time.
 
-    pip install cosmic-ray
+    make mutants
     python -m benchmarks.mutation [MODULE ...] [--minutes M] [--json FILE]
 
 Each mutant is one change that cosmic-ray's operators make to a module (another operator, another

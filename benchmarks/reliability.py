@@ -3,8 +3,9 @@
     python -m benchmarks.reliability [--only NAME ...] [--long] [--json FILE]
 
 A trial is a module of :mod:`benchmarks.trials`; its rows say how often a fault was tried, how often
-the software ended as promised, and how often not. What is lost is named on the standard error, and
-the exit code is 1 where anything is. ``--long`` gives trials that have a length their full one.
+the software ended as promised, and how often not. What is lost is named on the standard error, as
+are the trials that have ended, and the exit code is 1 where anything is lost. ``--long`` gives
+trials that have a length their full one.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ def main() -> int:
     start = time.perf_counter()
     rows: list[Row] = []
     for name in args.only or TRIALS:
+        began = time.perf_counter()
         rows += TRIALS[name](args.long)
+        print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     print("\n".join(table(rows)))
     if args.json is not None:
         write(args.json, rows, args.long, time.perf_counter() - start)

@@ -91,8 +91,12 @@ def _found(
     """What :func:`label_grid` gives, cleaned; looked for within a box where one is given.
 
     A structure that goes on beyond the box shows that it is too small, and all is visited. A speck
-    that cleaning drops shows nothing.
+    that cleaning drops shows nothing. Where all is one brightness, of air or of metal, there is
+    nothing to look at.
     """
+    if not np.ptp(image):
+        labels, sure = np.zeros((2, *image.shape), np.uint8)
+        return labels, sure
     if box is not None:
         labels, sure = np.zeros((2, *image.shape), np.uint8)
         labels[box], sure[box] = label_grid(image[box], manifest, scorer, tell)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import datetime
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import onnxruntime
 import torch
@@ -105,7 +105,7 @@ def provenance_of(recipe: Recipe, cases: Sequence[Case], phantoms: int, steps: i
         data=tuple(data),
         seed=recipe.seed,
         steps=steps,
-        software={"islet": VERSION, "torch": torch.__version__, "monai": monai.__version__},
+        software={"islet": VERSION, "torch": torch.__version__, "monai": version("monai")},
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
 

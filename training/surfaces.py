@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from monai.metrics.utils import get_code_to_measure_table
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
@@ -135,6 +134,9 @@ def _voxel_surface(mask: Mask, spacing: Spacing) -> _Surface:
 
 
 def _area_surface(mask: Mask, spacing: Spacing) -> _Surface:
+    # MONAI takes four seconds to import, and not all that measures distances asks for areas.
+    from monai.metrics.utils import get_code_to_measure_table
+
     table, kernel = (t.numpy() for t in get_code_to_measure_table(spacing))
     codes = np.zeros([n - 1 for n in mask.shape], np.uint8)
     for z, y, x in itertools.product((0, 1), repeat=3):

@@ -24,19 +24,21 @@ from imaging.read import read_volume
 from imaging.volume import Volume
 from imaging.writers.nifti import write_nifti
 from models import architectures
+from models.manifest import Provenance
 from models.predict import network_input, predict
 from models.scorer import Scorer
-from models.store import StoredModel, default_store
+from models.store import Store, StoredModel, default_store
 from serving.engines import Engines
 from serving.engines.engine import Engine
 from serving.engines.openvino import usable
 from serving.options import Options
 from serving.segment import files, segment
-from training.package import torch_scorer
+from training.package import export_recipe, torch_scorer
 from training.phantoms import make_phantom
 from training.phantoms.styles import STYLES
 from training.pretraining import start_from
 from training.recipes import recipe
+from training.trainer import initial_network
 
 THREADS = (1, 2, 3, 4)
 BATCHES = (1, 2, 3)
@@ -70,7 +72,8 @@ def rows(cts: Sequence[Path], model: str, repeats: int, torch: bool) -> Iterator
         stored = default_store().resolve(model)
         yield _again(found, model, repeats)
         yield _threads(found, model)
-        yield _batches(found[0], stored)
+        slices = stored if stored.manifest.dims == 2 else _of_slices(Path(name))
+        yield _batches(found[0], slices)
         volumes = [read_volume(ct) for ct in found]
         yield _runtimes(volumes, stored, torch)
 
@@ -103,7 +106,7 @@ def _threads(cts: Sequence[Path], model: str) -> Row:
 
 
 def _batches(ct: Path, stored: StoredModel) -> Row:
-    """Scores of one patch alone and in batches with others."""
+    """Scores of one slice alone and in batches with others."""
     engine = Engine(stored, "cpu", 2, _PLAIN)
     patch = _patch(read_volume(ct), stored)
     alone = np.array(engine(patch))
@@ -116,8 +119,21 @@ def _batches(ct: Path, stored: StoredModel) -> Row:
         equal += found.tobytes() == alone.tobytes()
         survived += apart <= _BATCH_BOUND
     tried = len(BATCHES)
-    figure = f"{equal} of {tried} the same bytes, apart by {worst:.1e} of the largest score at most"
+    figure = (
+        f"{equal} of {tried} the same bytes, apart by {worst:.1e} of the largest score at most "
+        f"(slices of {stored.manifest.name}; patches of a volume go alone)"
+    )
     return Row("another batch", tried, survived, tried - survived, figure)
+
+
+def _of_slices(folder: Path) -> StoredModel:
+    """MoNet with the weights that a training begins with, in a store of its own.
+
+    Patches of a 3D model go through its network one at a time; slices do not.
+    """
+    made_by, path = recipe("monet"), folder / "monet.onnx"
+    export_recipe(initial_network(made_by), made_by, Provenance("monet"), path)
+    return Store(folder / "store", behind=()).publish(path)
 
 
 def _runtimes(volumes: Sequence[Volume], stored: StoredModel, torch: bool) -> Row:

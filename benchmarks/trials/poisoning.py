@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.trials.row import Row
+from benchmarks.trials.show import show
 from federation import message
 from federation.codec import SCALES
 from federation.conduct import conduct_rounds
@@ -47,7 +48,9 @@ from training.recipe import Augment, Loss, Optimizer, Recipe
 from training.reproduce.arms import phantoms
 from training.trainer import initial_network
 
-STRATEGIES = ("fedavg", "rfa")
+# The second one promises to hold.
+_ROBUST = "rfa"
+STRATEGIES = ("fedavg", _ROBUST)
 NOBODY, BACKDOOR = "nobody attacks", "backdoor, times 4"
 
 _ORGAN = "liver"
@@ -162,13 +165,12 @@ class Attacked:
 
 
 def trial(settings: Settings | None = None) -> Sequence[Row]:
-    """Attack both strategies in every way; a row for each.
+    """Attack both strategies in every way; a row for the one that promises to hold.
 
     What survived is a federation whose model keeps nine tenths of the Dice that the same strategy
-    reaches without an attack.
+    reaches without an attack. Of the other stands what it came to.
     """
-    table = measure(settings or Settings())
-    return [_row(table, strategy) for strategy in STRATEGIES]
+    return [_row(measure(settings or Settings()))]
 
 
 def measure(settings: Settings) -> Table:
@@ -203,16 +205,17 @@ def as_markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _row(table: Table, strategy: str) -> Row:
-    without = float(np.mean(table[strategy, NOBODY].clean))
-    attacked = {a: float(np.mean(table[strategy, a].clean)) for a in _COUNTED}
-    held = sum(dice >= _HOLDS * without for dice in attacked.values())
+def _row(table: Table) -> Row:
+    without = float(np.mean(table[_ROBUST, NOBODY].clean))
+    attacked = {s: [float(np.mean(table[s, a].clean)) for a in _COUNTED] for s in STRATEGIES}
+    held = sum(dice >= _HOLDS * without for dice in attacked[_ROBUST])
+    worst = ", ".join(f"{s} {min(dice):.2f}" for s, dice in attacked.items())
     return Row(
-        f"poisoned federation, 1 of {len(_SITES)} sites, {strategy}",
-        len(attacked),
+        f"poisoned federation, 1 of {len(_SITES)} sites, {_ROBUST}",
+        len(_COUNTED),
         held,
-        len(attacked) - held,
-        f"phantoms' Dice {min(attacked.values()):.2f} at the worst, {without:.2f} unattacked",
+        len(_COUNTED) - held,
+        f"phantoms' Dice at the worst: {worst}; {without:.2f} unattacked",
     )
 
 
@@ -336,9 +339,7 @@ def main() -> int:
     settings = Settings(tuple(args.seeds), args.rounds, args.steps)
     table = measure(settings)
     print(as_markdown(table))
-    for strategy in STRATEGIES:
-        print(_row(table, strategy))
-    return 0
+    return show([_row(table)])
 
 
 if __name__ == "__main__":

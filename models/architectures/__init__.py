@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -16,12 +17,8 @@ from torch import nn
 from imaging.errors import BadParameter
 from models.architectures.c2fnas import C2FNAS
 from models.architectures.dodnet import DoDNet
-from models.architectures.dynunet import dynunet
 from models.architectures.kits21_resunet import KiTS21ResUNet
-from models.architectures.lesion_cascade import LesionCascade
 from models.architectures.monet import MoNet
-from models.architectures.segviz_unet import segviz_unet
-from models.architectures.subpixel_unet import SubpixelUNet
 from models.architectures.unet2d import UNet2d
 
 
@@ -51,6 +48,20 @@ class Architecture:
             )
 
 
+def _of_monai(module: str, name: str) -> Callable[..., nn.Module]:
+    """A network made of MONAI's parts, whose module is imported when the first one is built.
+
+    MONAI takes four seconds to import, in every process of a site that may never need it.
+    """
+
+    def made(channels: int, **options: Any) -> nn.Module:
+        network = getattr(import_module(f"{__name__}.{module}"), name)(channels, **options)
+        assert isinstance(network, nn.Module)
+        return network
+
+    return made
+
+
 _MONET = "Knolle et al. 2020 (MoNet)"
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -60,15 +71,27 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "attention_unet": Architecture(
         partial(UNet2d, attention=True), 2, 16, 1, f"{_MONET}: Attention U-Net"
     ),
-    "dynunet": Architecture(dynunet, 3, 8, 2, "MONAI DynUNet, nnU-Net's plain U-Net"),
+    "dynunet": Architecture(
+        _of_monai("dynunet", "dynunet"), 3, 8, 2, "MONAI DynUNet, nnU-Net's plain U-Net"
+    ),
     "subpixel_unet": Architecture(
-        SubpixelUNet, 3, 16, 2, "a plain U-Net between Shi et al. 2016's sub-pixel layers"
+        _of_monai("subpixel_unet", "SubpixelUNet"),
+        3,
+        16,
+        2,
+        "a plain U-Net between Shi et al. 2016's sub-pixel layers",
     ),
     "lesion_cascade": Architecture(
-        LesionCascade, 3, 16, 3, "two of subpixel_unet: organs, and lesions in them"
+        _of_monai("lesion_cascade", "LesionCascade"),
+        3,
+        16,
+        3,
+        "two of subpixel_unet: organs, and lesions in them",
     ),
     "c2fnas": Architecture(C2FNAS, 3, 16, 3, "Wang et al. 2020, like C2FNAS (Yu et al. 2020)"),
-    "segviz_unet": Architecture(segviz_unet, 3, 16, 2, "Kanhere et al. 2023 (SegViz)"),
+    "segviz_unet": Architecture(
+        _of_monai("segviz_unet", "segviz_unet"), 3, 16, 2, "Kanhere et al. 2023 (SegViz)"
+    ),
     "dodnet": Architecture(DoDNet, 3, 16, 2, "Zhang et al. 2021 (DoDNet)"),
     "kits21_resunet": Architecture(
         KiTS21ResUNet, 3, 16, 4, "Yang et al. 2021 (transfer learning for KiTS21)"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.trials import poisoning
-from benchmarks.trials.poisoning import ATTACKS, BACKDOOR, NOBODY, Attacked, Found
+from benchmarks.trials.poisoning import ATTACKS, BACKDOOR, NOBODY, STRATEGIES, Attacked, Found
 from federation import message
 from federation.codec import decode, encode
 from federation.exchange import Reply
@@ -70,10 +70,10 @@ def test_nothing_is_attacked_where_nothing_came() -> None:
 
 
 def test_a_federation_that_fell_is_lost() -> None:
-    table = {("rfa", attack): Found((0.8,), (0.8,)) for attack in ATTACKS}
+    table = {(s, attack): Found((0.8,), (0.8,)) for s in STRATEGIES for attack in ATTACKS}
     table["rfa", "times -10"] = Found((0.1,), (0.8,))
     table["rfa", BACKDOOR] = Found((0.8,), (0.2,))
-    row = poisoning._row(table, "rfa")
+    row = poisoning._row(table)
     others = len(set(ATTACKS) - {NOBODY, BACKDOOR})
     assert (row.tried, row.survived, row.lost) == (others, others - 1, 1)
-    assert "0.10 at the worst, 0.80 unattacked" in row.figure
+    assert "fedavg 0.80, rfa 0.10; 0.80 unattacked" in row.figure

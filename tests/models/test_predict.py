@@ -300,6 +300,18 @@ def test_scores_of_another_shape_are_refused(kind: str, spoil) -> None:
         predict(scene(), made, lambda patches: spoil(scorer(patches)))
 
 
+@pytest.mark.parametrize("hu", [-1024, 60, 32767])
+def test_where_all_is_one_brightness_nothing_is_looked_for(hu: int) -> None:
+    """Whatever a network would make of it; where a single voxel differs, it is asked."""
+    made = deep_manifest()
+    everything = Recorder(lambda p: np.tile(np.arange(4.0)[:, None, None, None], p.shape))
+    filled = scene().with_array(np.full_like(scene().array, hu))
+    assert not predict(filled, made, everything).labels.array.any()
+    assert not everything.shapes
+    filled.array[5:9, 5:9, 5:9] = HU["kidney"]
+    assert predict(filled, made, everything).labels.array.all()
+
+
 @pytest.mark.parametrize("kind", ["3D", "2D"])
 def test_progress_is_told_in_order(kind: str) -> None:
     told: list[tuple[str, float]] = []
