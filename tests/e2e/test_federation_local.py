@@ -17,11 +17,11 @@ from federation.job import Job
 from federation.policy import FACTS, Policy
 from federation.progress import History
 from models.store import Store
-from tests.federation.sites import job, write_blocks
+from tests.federation.sites import flat_job, write_blocks
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-ROUNDS = 25
+ROUNDS = 10
 _LIMIT_S = 180.0
 _RUN = """
 import sys
@@ -48,7 +48,7 @@ def job_and_sites(out: Path) -> tuple[Job, list[Home]]:
         )
         for name in ("c1", "c2")
     ]
-    return job(rounds=ROUNDS), sites
+    return flat_job(rounds=ROUNDS), sites
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:

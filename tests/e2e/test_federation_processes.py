@@ -34,7 +34,7 @@ from federation.progress import FAILED, TOOK_PART, TRAINING, Entry, History
 from imaging.errors import FederationError
 from models.onnxfile import read_manifest
 from models.store import Store
-from tests.federation.sites import homes, job
+from tests.federation.sites import flat_job, homes
 from tests.training.tiny import NAMES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -84,7 +84,7 @@ class Realm:
 
 def lasting(rounds: int) -> Job:
     """A job whose rounds last some seconds each."""
-    short = job(rounds=rounds, max_sites=3)
+    short = flat_job(rounds, max_sites=3)
     recipe = scheduled(short.recipe, rounds, _LONG)
     return dataclasses.replace(short, recipe=recipe, local_epochs=_LONG)
 
@@ -197,7 +197,7 @@ def test_one_site_too_many_is_refused(realm: Realm, endless: str) -> None:
 def test_a_coordinator_without_the_role_is_refused(realm: Realm, endless: str) -> None:
     with coordinator(realm.kits / MEMBER) as session:
         assert session.standing(endless).history is not None
-        for refused in (lambda: session.submit(job()), lambda: session.abort(endless)):
+        for refused in (lambda: session.submit(flat_job()), lambda: session.abort(endless)):
             with pytest.raises(FederationError, match="role does not allow"):
                 refused()
         assert endless in {standing.job_id for standing in session.jobs()}

@@ -13,7 +13,7 @@ import pytest
 from federation.flare.coordinators import coordinator, follow
 from federation.flare.local import COORDINATOR, make_kits, party, serving
 from federation.progress import TOOK_PART, History
-from tests.federation.sites import homes, job
+from tests.federation.sites import flat_job, homes
 from tests.training.tiny import NAMES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -50,7 +50,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> History:
                 stack.enter_context(party(kits / name, "site"))
         until_joined(kits / "server" / "log.txt", (*HONEST, *ROGUES))
         with coordinator(kits / COORDINATOR) as session:
-            job_id = session.submit(job(rounds=3, grace_s=120.0))
+            job_id = session.submit(flat_job(3, grace_s=120.0))
         standing = follow(kits / COORDINATOR, job_id, lambda _: None)
         assert standing.state == "completed"
         with coordinator(kits / COORDINATOR) as session:

@@ -10,7 +10,7 @@ from federation.home import Home
 from federation.job import Job, scheduled
 from federation.policy import FACTS, Policy
 from models.labels import BY_NAME
-from tests.training.tiny import NAMES, loaded, volumetric
+from tests.training.tiny import NAMES, flat, loaded, volumetric
 from training.phantoms.sets import write_decathlon
 from training.recipe import Recipe
 
@@ -69,3 +69,8 @@ def job(recipe: Recipe | None = None, rounds: int = 2, **changes: Any) -> Job:
         "round_timeout_s": 120.0,
     }
     return Job(**{**usual, **changes})
+
+
+def flat_job(rounds: int = 2, **changes: Any) -> Job:
+    """The same of slices: real processes train it without MONAI, which takes seconds to import."""
+    return job(flat(name="tiny"), rounds, **changes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -72,6 +73,17 @@ def test_canonical_axes_run_up_back_and_left(geometry: Geometry) -> None:
     assert np.trace(direction[::-1]) == pytest.approx(best)
 
 
+def test_the_axes_are_the_nearest_of_any_rotation() -> None:
+    """Altogether: one axis that is very near does not make up for two that are not."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        direction = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        along = np.abs(direction[::-1])
+        best = max(sum(along[row, a] for row, a in enumerate(p)) for p in permutations(range(3)))
+        axes, _ = canonical_axes(direction)
+        assert sum(along[row, a] for row, a in enumerate(axes)) == pytest.approx(best)
+
+
 @pytest.mark.parametrize("degrees", [0.1, 1.0, 4.9])
 def test_a_small_shear_is_corrected_with_a_warning(degrees: float) -> None:
     geometry, warnings = Geometry.from_affine((4, 4, 4), sheared(degrees))
@@ -109,8 +121,10 @@ def test_a_large_shear_is_refused(degrees: float) -> None:
         np.diag([1.0, 1e300, 1.0, 1.0]),
         np.eye(3),
         np.zeros(4),
+        np.eye(5),
+        np.eye(4)[:3],
     ],
-    ids=["zero", "flat", "parallel", "nan", "inf", "huge", "3x3", "vector"],
+    ids=["zero", "flat", "parallel", "nan", "inf", "huge", "3x3", "vector", "5x5", "3x4"],
 )
 def test_an_affine_that_maps_no_grid_is_refused(affine: np.ndarray) -> None:
     with pytest.raises(BadGeometry):
@@ -128,6 +142,7 @@ def test_axes_in_one_plane_are_called_singular() -> None:
     ("shape", "spacing", "origin", "direction"),
     [
         ((4, 4), (1, 1, 1), (0, 0, 0), CANONICAL),
+        ((4, 4, 4, 4), (1, 1, 1), (0, 0, 0), CANONICAL),
         ((0, 4, 4), (1, 1, 1), (0, 0, 0), CANONICAL),
         ((4, 4, 4), (1, 0, 1), (0, 0, 0), CANONICAL),
         ((4, 4, 4), (1, 1), (0, 0, 0), CANONICAL),
@@ -164,6 +179,16 @@ def test_grids_are_close_within_a_hundredth_of_a_millimetre(shift: float, close:
     assert geometry.close_to(moved) is close
 
 
+def test_grids_of_other_steps_between_the_same_corners_are_not_close() -> None:
+    fine = Geometry((3, 3, 3), (1, 1, 1), (0, 0, 0), CANONICAL)
+    coarse = Geometry((2, 3, 3), (2, 1, 1), (0, 0, 0), CANONICAL)
+    np.testing.assert_array_equal(fine.corners(), coarse.corners())
+    assert not fine.close_to(coarse)
+    assert not coarse.close_to(fine)
+    # Equal, not the same: shapes come from headers.
+    assert fine.close_to(replace(fine, shape=(int("3"), 3, 3)))
+
+
 def test_a_direction_may_be_as_far_from_orthonormal_as_files_round_it() -> None:
     """Up to a thousandth in the products of its axes."""
 
@@ -184,6 +209,8 @@ def test_a_grid_cannot_be_changed() -> None:
     assert geometry.direction[0, 0] == 1
     with pytest.raises(ValueError, match="read-only"):
         geometry.direction[0, 0] = 2
+    with pytest.raises(FrozenInstanceError):
+        geometry.spacing = (2, 2, 2)
     assert geometry.voxel_ml == pytest.approx(0.006)
     # Arrays have no one answer to whether they are equal, so a grid equals itself alone.
     assert {geometry, geometry} == {geometry} != {replace(geometry)}
