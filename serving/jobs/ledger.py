@@ -35,6 +35,9 @@ LEASE_S = 10.0
 # A job whose worker was lost that often is not tried again: it may be what kills them.
 LOSSES = 3
 
+# For each point of priority, so many later jobs may go past one that waits.
+_PAST = 100
+
 FIELDS = tuple(JOBS.c[field.name] for field in fields(Job))
 _ENDED = tuple(sorted(ENDED))
 
@@ -288,9 +291,10 @@ def check_room(found: int, most: int, wait_s: int) -> None:
 def turn(priority: int, arrival: int) -> float:
     """Order of jobs that wait, the largest first: by priority, equal ones by arrival.
 
-    A job that comes back keeps its place. The fraction is exact and below 1 for 2**40 jobs.
+    However many jobs of higher priority come, no more than ``_PAST`` of them for each point go past
+    one that waits. A job that comes back keeps its place. Exact for 2**50 jobs.
     """
-    return priority - arrival / 2**41
+    return float(_PAST * priority - arrival)
 
 
 def _hold(connection: Connection, mark: str) -> None:

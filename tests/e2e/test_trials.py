@@ -15,10 +15,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 def test_a_flood_and_rude_clients_lose_nothing_and_leave_nothing(tmp_path: Path) -> None:
     queue = str(floods.QUEUE)
     with tree(tmp_path, ISLET_QUEUE=queue, ISLET_STALL_S="2", ISLET_THREADS="1") as service:
-        flood, latency, _ = floods.flood(service, 3.0, 8)
+        flood, awaited, jobs, _ = floods.flood(service, 3.0, 8)
         assert flood.tried > floods.QUEUE
         assert flood.lost == 0, flood
-        assert latency.lost == 0, latency
+        assert awaited.lost == 0, awaited
+        assert jobs.lost == 0, jobs
         rudeness = rude.clients(service, 8, each=2)
         assert rudeness.lost == 0, rudeness
 

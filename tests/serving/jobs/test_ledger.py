@@ -268,5 +268,11 @@ def test_the_ledger_over_postgresql(sockets: Path) -> None:
 
 def test_turns_stay_exact_for_very_many_jobs() -> None:
     late = 2**40
-    assert turn(10, late) > turn(10, late + 1) > turn(9, 1)
+    assert turn(10, late) > turn(10, late + 1) > turn(9, late)
     assert turn(30, 1) > turn(30, 2) > turn(20, 1)
+
+
+def test_no_flood_of_higher_priority_passes_a_job_for_ever() -> None:
+    """A thousand arrivals for each level of the interface."""
+    assert turn(20, 1000) > turn(10, 1) > turn(20, 1002)
+    assert turn(30, 2000) > turn(10, 1) > turn(30, 2002)
