@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export BENTOML_DO_NOT_TRACK := True
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: setup demo serve ui test test-units test-processes chaos mutants programs check format bento clean
+.PHONY: setup demo serve ui test test-units test-processes chaos coverage mutants programs check format bento clean
 
 UI := serving/ui/built/index.html
 
@@ -72,6 +72,17 @@ chaos: $(VENV)/.dev $(UI) programs
 mutants: $(VENV)/.dev
 	$(BIN)/pip install --quiet --constraint constraints.txt cosmic-ray==8.7.0
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutation
+
+# Lines and branches that any test reaches, about as long again as the tests take.
+coverage: $(VENV)/.dev $(UI) programs
+	$(BIN)/pip install --quiet coverage==7.17.3
+	rm -rf build/coverage && mkdir -p build/coverage
+	-OMP_NUM_THREADS=1 $(FILES) $(MEASURED) -m coverage run -m pytest -q -n 2 --dist loadfile -m "not e2e"
+	-OMP_NUM_THREADS=1 $(FILES) $(MEASURED) -m coverage run -m pytest -q -m e2e
+	$(MEASURED) -m coverage combine --quiet
+	$(MEASURED) -m coverage report --skip-covered --sort=cover
+
+MEASURED = COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/python
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -176,7 +176,8 @@ def one_job(service: Tree, what: Scan, number: int) -> Ended:
     def taken() -> bool:
         nonlocal status, answer
         status, answer = service.ask("/jobs", what.body, **headers)
-        return status != 429
+        # Refused for now, and nothing was taken.
+        return status not in (429, 503)
 
     until(taken, _LIMIT_S)
     if status != 202:
@@ -215,17 +216,21 @@ def _row(
     failed = Counter(one.code for one in ended if one.code)
     more = "".join(f", {n} {code}" for code, n in failed.items())
     attempts = max(job["attempts"] for job in listed.values())
+    unasked = {path.name for path in (service.spool / "jobs").iterdir()} - set(listed)
+    if unasked:
+        # Its service was lost just before it would have accepted it; its client came again.
+        more += f", {len(unasked)} uploads without a job left for an hour"
     figure = f"{figure}, {attempts} attempts at most{more}"
     return Row(family, len(ended), survived, len(ended) - survived, figure)
 
 
 def _one_result_each(service: Tree, listed: dict[str, Any]) -> bool:
-    """Whether each done job soon has one file, and nothing of any attempt is left."""
+    """Whether each done job soon has one file, and nothing of any job's attempt is left."""
     done = {id for id, job in listed.items() if job["state"] == "done"}
 
     def tidied() -> bool:
         kept = Counter(p.relative_to(jobs).parts[0] for p in jobs.rglob("*") if p.is_file())
-        return kept == dict.fromkeys(done, 1)
+        return {id: count for id, count in kept.items() if id in listed} == dict.fromkeys(done, 1)
 
     jobs = service.spool / "jobs"
     try:

@@ -77,7 +77,7 @@ def test_an_error_leaves_as_its_code_and_its_text_stays_in_the_sites_log(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home = canaries(tmp_path, Policy())
-    file = next((home.data[0] / "imagesTr").glob(f"{CANARY}*"))
+    file = min((home.data[0] / "imagesTr").glob(f"{CANARY}*"))
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:400])
     elif damage == "gone":
