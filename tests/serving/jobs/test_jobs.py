@@ -121,6 +121,14 @@ def test_priority_goes_before_arrival(jobs: Jobs, parts: Parts, submit: Submit) 
     assert [take(parts).job.id for _ in range(3)] == [first.id, second.id, low.id]
 
 
+def test_a_job_that_is_cleared_is_that_one_alone(parts: Parts, submit: Submit) -> None:
+    made = [submit().id for _ in range(3)]
+    for number in made:
+        parts.ledger.cancel(number)
+    parts.ledger.clear(sorted(made)[1])
+    assert sorted(job.id for job in parts.catalogue.uncleared()) == sorted(made)[::2]
+
+
 def test_a_full_queue_refuses_and_keeps_nothing(
     jobs: Jobs, parts: Parts, submit: Submit, settings: Settings
 ) -> None:
