@@ -107,7 +107,9 @@ def visit(ct: Path, settings: Settings) -> Visit:
             lambda: seen.append((time.time(), memory_mb(pid, "VmRSS"))),
         )
         time.sleep(_SETTLED_S)
-        return Visit(idle, memory_mb(pid, "VmHWM"), memory_mb(pid, "VmRSS"), by_step(job, seen))
+        # The mark is read last: what is loaded between two readings is in it.
+        left = memory_mb(pid, "VmRSS")
+        return Visit(idle, memory_mb(pid, "VmHWM"), left, by_step(job, seen))
     finally:
         crew.stop()
         jobs.close()

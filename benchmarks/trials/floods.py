@@ -42,9 +42,8 @@ _OVER = 2.0
 _LEAST = 16
 QUEUE = 8
 _CLIENTS = 64
-# Accepted work may take that many times what a full queue takes at the measured capacity; a job,
-# for which nobody waits, so many times that.
-_PATIENCE, _GIVES_WAY = 4.0, 3.0
+# Accepted work may take that many times what a full queue takes at the measured capacity.
+_PATIENCE = 4.0
 # What the memory of a service may grow by, as a part.
 _FLAT, _LEAK = 0.05, 0.02
 # At it, in the course of the leak trial.
@@ -125,7 +124,7 @@ def flood(service: Tree, seconds: float, seed: int) -> list[Row]:
             f"{capacity * _OVER:.1f}/s",
         ),
         _latency("answers that are waited for in it", waited, bound),
-        _latency("jobs in it, which let those go first", jobs, bound * _GIVES_WAY),
+        _latency("jobs in it, which let those go first", jobs, bound),
         Row(
             "memory in it",
             1,

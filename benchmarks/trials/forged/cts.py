@@ -107,8 +107,7 @@ def _no_ct() -> Iterator[Case]:
     """Values that are no Hounsfield units; NIfTI does not say what they are."""
     rng = np.random.default_rng(SEED)
     noise = rng.integers(-1024, 3071, _SIDES).astype(np.int16)
-    # What a network takes noise for is its own affair; that it is answered is ours.
-    yield _case("noise", partial(_of, noise), Answer(_SIDES))
+    yield _case("noise", partial(_of, noise), Answer(_SIDES, nothing_here=True))
     uptake = rng.gamma(1.0, 2.0, _SIDES).astype(np.float32)
     yield _case("a PET", partial(_of, uptake), Answer(_SIDES, nothing_here=True))
     changes: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
