@@ -18,7 +18,7 @@ from models.edges import place
 from models.finder import Box, reaches_beyond, region
 from models.manifest import Manifest
 from models.postprocess import clean, decide
-from models.preprocess import normalise, to_model_grid
+from models.preprocess import featureless, normalise, to_model_grid
 from models.scorer import Scorer, checked
 from models.tiling import Tiling, tile, weights
 
@@ -91,10 +91,10 @@ def _found(
     """What :func:`label_grid` gives, cleaned; looked for within a box where one is given.
 
     A structure that goes on beyond the box shows that it is too small, and all is visited. A speck
-    that cleaning drops shows nothing. Where all is one brightness, of air or of metal, there is
-    nothing to look at.
+    that cleaning drops shows nothing. Where all is one brightness, of air or of metal, or noise,
+    there is nothing to look at.
     """
-    if not np.ptp(image):
+    if featureless(image):
         labels, sure = np.zeros((2, *image.shape), np.uint8)
         return labels, sure
     if box is not None:

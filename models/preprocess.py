@@ -16,6 +16,9 @@ from imaging.resample import resample_linear
 from imaging.volume import Volume, to_canonical
 from models.manifest import Intensity, Sampling
 
+# Neighbours that differ by more than that part of what any two voxels do are noise; judged on every
+# so many slices, which have so many rows and columns.
+_NOISE, _EVERY, _FEW = 0.5, 4, 8
 # The body is looked for in every so many millimetres; above this it is no air, lung or blanket.
 _GLANCE_MM, _BODY_HU = 6.0, -300
 
@@ -120,6 +123,28 @@ def normalise(hu: NDArray[np.generic], intensity: Intensity) -> NDArray[np.float
         values *= np.float32(2)
         values -= np.float32(1)
     return values
+
+
+def featureless(image: NDArray[np.float32]) -> bool:
+    """Whether a network input (Z, Y, X) shows nothing: one brightness, or noise in most slices.
+
+    In noise a voxel tells nothing of the next one: the mean square of their difference is twice the
+    variance. In slices of CTs it is less than half as much, also in crops of 60 mm.
+    """
+    if not np.ptp(image):
+        return True
+    return float(np.median([_roughness(plane) for plane in image[::_EVERY]])) > _NOISE
+
+
+def _roughness(plane: NDArray[np.float32]) -> float:
+    """How much neighbours in a slice (Y, X) differ, as a part of what any two voxels do.
+
+    The larger one of both axes; 0 for one brightness, and for few voxels, which tell nothing.
+    """
+    usual = 2.0 * float(plane.var())
+    if not usual or min(plane.shape) < _FEW:
+        return 0.0
+    return max(float(np.mean(np.square(np.diff(plane, axis=axis)))) for axis in (0, 1)) / usual
 
 
 def round_half_up(value: float) -> int:

@@ -16,10 +16,11 @@ class Catalogue:
 
     Args:
         records: the database.
+        most: jobs that may wait.
     """
 
-    def __init__(self, records: Records) -> None:
-        self._records = records
+    def __init__(self, records: Records, most: int) -> None:
+        self._records, self._most = records, most
 
     def find(self, id: str) -> Job | None:
         """One job."""
@@ -42,12 +43,11 @@ class Catalogue:
 
     def queued(self) -> dict[str, float]:
         """Every job that waits and its ``ledger.turn``, the next one first."""
-        query = select(JOBS.c.id, JOBS.c.priority, JOBS.c.arrival).where(
-            JOBS.c.state == State.QUEUED
-        )
+        query = select(JOBS.c.id, JOBS.c.priority, JOBS.c.arrival)
+        waits = query.where(JOBS.c.state == State.QUEUED).order_by(JOBS.c.arrival)
         with self._records.read() as connection:
-            rows = connection.execute(query).all()
-        turns = {id: turn(priority, arrival) for id, priority, arrival in rows}
+            rows = connection.execute(waits).all()
+        turns = {id: turn(priority, arrival, self._most) for id, priority, arrival in rows}
         return dict(sorted(turns.items(), key=lambda item: -item[1]))
 
     def running(self) -> list[Job]:

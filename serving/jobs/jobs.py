@@ -109,7 +109,7 @@ class Jobs:
             with _named_disk():
                 self._parts.spool.take(id, folder)
                 wait_s = self._wait_s()
-                job, turn = self._parts.ledger.submit(order, id, self._settings.queue, wait_s)
+                job, turn = self._parts.ledger.submit(order, id, wait_s)
         except IsletError:
             self._unless_written(id)
             raise

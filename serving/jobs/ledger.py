@@ -35,8 +35,8 @@ LEASE_S = 10.0
 # A job whose worker was lost that often is not tried again: it may be what kills them.
 LOSSES = 3
 
-# For each point of priority, so many later jobs may go past one that waits.
-_PAST = 100
+# Points of priority from one level to the next.
+_LEVEL = 10
 
 FIELDS = tuple(JOBS.c[field.name] for field in fields(Job))
 _ENDED = tuple(sorted(ENDED))
@@ -81,10 +81,11 @@ class Ledger:
 
     Args:
         records: the database.
+        most: jobs that may wait.
     """
 
-    def __init__(self, records: Records) -> None:
-        self._records = records
+    def __init__(self, records: Records, most: int) -> None:
+        self._records, self._most = records, most
 
     # What callers do.
 
@@ -97,28 +98,27 @@ class Ledger:
         with self._records.read() as connection:
             return _earlier(connection, order)
 
-    def submit(self, order: Order, id: str, most: int, wait_s: int) -> tuple[Job, float | None]:
+    def submit(self, order: Order, id: str, wait_s: int) -> tuple[Job, float | None]:
         """Write a new job down, or find the one that came with the same key.
 
         Args:
             order: what to do.
             id: of the new job.
-            most: jobs that may wait.
-            wait_s: told to the caller when they do.
+            wait_s: told to the caller when as many wait as may.
 
         Returns:
             The job and its :func:`turn`; ``None`` for one that came before.
 
         Raises:
             KeyReused: the key came with another request.
-            ServiceBusy: ``most`` jobs wait.
+            ServiceBusy: as many jobs wait as may.
         """
         with self._records.write() as connection:
             arrival = _next(connection, ARRIVED)
             job = _earlier(connection, order)
             if job is not None:
                 return job, None
-            check_room(waiting(connection), most, wait_s)
+            check_room(waiting(connection), self._most, wait_s)
             row = connection.execute(
                 insert(JOBS)
                 .values(
@@ -135,7 +135,7 @@ class Ledger:
                 )
                 .returning(*FIELDS)
             ).one()
-        return job_of(row), turn(order.priority, arrival)
+        return job_of(row), turn(order.priority, arrival, self._most)
 
     def cancel(self, id: str, forget: bool = False) -> None:
         """End a job that waits; tell the worker of one that runs.
@@ -288,13 +288,19 @@ def check_room(found: int, most: int, wait_s: int) -> None:
         )
 
 
-def turn(priority: int, arrival: int) -> float:
+def turn(priority: int, arrival: int, most: int) -> float:
     """Order of jobs that wait, the largest first: by priority, equal ones by arrival.
 
-    However many jobs of higher priority come, no more than ``_PAST`` of them for each point go past
-    one that waits. A job that comes back keeps its place. Exact for 2**50 jobs.
+    However many jobs of higher priority come, no more of them than may wait at all go past one that
+    waits, for each level between them: none waits longer than a few full queues take. A job that
+    comes back keeps its place. Exact for 2**49 jobs.
+
+    Args:
+        priority: of the job.
+        arrival: its number.
+        most: jobs that may wait.
     """
-    return float(_PAST * priority - arrival)
+    return float(most * priority - _LEVEL * arrival)
 
 
 def _hold(connection: Connection, mark: str) -> None:

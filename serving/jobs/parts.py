@@ -58,7 +58,9 @@ class Parts:
                 f"The queue of jobs cannot be reached ({type(error).__name__}); try again.",
                 retry_after_s=_AWAY_S,
             ) from error
-        return cls(spool, records, Ledger(records), Catalogue(records), Roll(records), queue)
+        most = settings.queue
+        ledger, catalogue = Ledger(records, most), Catalogue(records, most)
+        return cls(spool, records, ledger, catalogue, Roll(records), queue)
 
     def close(self) -> None:
         """Let go of files and connections."""

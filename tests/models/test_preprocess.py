@@ -11,7 +11,7 @@ from imaging.errors import BadManifest, InputTooLarge
 from imaging.geometry import Geometry
 from imaging.volume import Volume, to_canonical
 from models.manifest import Intensity, Sampling
-from models.preprocess import model_grid, normalise, round_half_up, to_model_grid
+from models.preprocess import featureless, model_grid, normalise, round_half_up, to_model_grid
 from tests.imaging.grids import CANONICAL, STORAGE_ORDERS, geometries, origins, stored_as
 
 CT = Geometry((20, 60, 50), (5.0, 0.8, 0.9), (-120.3, -85.7, 411.1), CANONICAL)
@@ -153,3 +153,26 @@ def test_a_volume_of_air_is_its_own_body() -> None:
 def test_a_grid_of_given_size_is_of_the_whole_extent() -> None:
     with pytest.raises(BadManifest, match="covers the whole extent"):
         Sampling((None, None, None), (None, 256, 256), body=True)
+
+
+@pytest.mark.parametrize("spacing", [(2.5, 1.5, 1.5), (5.0, 5.0, 5.0), (20.0, 1.0, 1.0)])
+def test_noise_and_one_brightness_show_nothing(spacing: tuple[float, float, float]) -> None:
+    """Also where the network's grid is finer or coarser than the noise."""
+    rng = np.random.default_rng(3)
+    sampling = Sampling((2.5, 2.5, 2.5), (None, None, None))
+    window = Intensity((-160.0, 240.0), "signed")
+    for hu in (rng.integers(-1024, 3071, (40, 64, 64)), np.full((40, 64, 64), 3071)):
+        volume = Volume(hu.astype(np.int16), Geometry((40, 64, 64), spacing, CT.origin, CANONICAL))
+        seen = to_model_grid(volume, sampling)
+        assert featureless(normalise(seen.array, window))
+
+
+def test_whatever_has_a_shape_shows_something() -> None:
+    """A noisy disc, a few slices of it, and a few voxels that tell nothing."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[-20:20, -20:20]
+    disc = np.broadcast_to((np.hypot(y, x) < 12).astype(np.float32), (12, 40, 40))
+    noisy = disc + rng.normal(0.0, 0.3, disc.shape).astype(np.float32)
+    assert not featureless(noisy)
+    assert not featureless(noisy[:2])
+    assert not featureless(rng.normal(0.0, 1.0, (2, 2, 2)).astype(np.float32))

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from imaging.errors import ServiceBusy
 from serving.jobs.catalogue import Catalogue
 from serving.jobs.ledger import LEASE_S, LOSSES, Claim, Ledger, Order, turn
-from serving.jobs.record import ENDED, State
+from serving.jobs.record import State
 from serving.jobs.tables import Records
 from tests.serving.jobs import postgres
 
@@ -37,6 +37,7 @@ class Expected:
 
     priority: int
     number: int
+    created: float
     state: State = State.QUEUED
     attempts: int = 0
     losses: int = 0
@@ -44,14 +45,23 @@ class Expected:
     worker: str | None = None
     cancelling: bool = False
     forget: bool = False
-    ended: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    step: str | None = None
+    part: float = 0.0
     result: int | None = None
 
     def end(self, state: State, now: float) -> None:
         self.state, self.ended, self.worker = state, now, None
 
+    def begin(self, worker: str, now: float) -> None:
+        self.attempts += 1
+        self.state, self.worker, self.step, self.part = State.RUNNING, worker, None, 0.0
+        self.lease, self.started = now + LEASE_S, now
+
     def again(self) -> None:
-        self.state, self.worker = State.QUEUED, None
+        self.state, self.worker, self.step, self.part = State.QUEUED, None, None, 0.0
+        self.started = None
 
     def held(self, claim: Claim) -> bool:
         mine = self.worker == claim.worker and self.attempts == claim.job.attempts
@@ -100,15 +110,15 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         clock = Clock()
         self.world = World(Records(self.url, clock), clock)
-        self.ledger = Ledger(self.world.records)
-        self.catalogue = Catalogue(self.world.records)
+        self.ledger = Ledger(self.world.records, MOST)
+        self.catalogue = Catalogue(self.world.records, MOST)
         # One database serves all examples.
         for id in self.catalogue.ids():
             self.ledger.cancel(id)
             self.ledger.lapse(list("ab"))
             self.ledger.forget(id)
         self.mark = self.catalogue.mark()
-        self.count = 0
+        self.count = self.arrived = 0
 
     def teardown(self) -> None:
         self.world.records.close()
@@ -121,11 +131,12 @@ class Machine(RuleBasedStateMachine):
         order = Order("segment", {"n": self.count}, "anna", priority)
         if waiting >= MOST:
             with pytest.raises(ServiceBusy):
-                self.ledger.submit(order, id, MOST, 1)
+                self.ledger.submit(order, id, 1)
             return multiple()
-        job, _ = self.ledger.submit(order, id, MOST, 1)
+        job, _ = self.ledger.submit(order, id, 1)
         assert job.created == self.world.clock.now
-        self.world.jobs[id] = Expected(priority, self.count)
+        self.arrived += 1
+        self.world.jobs[id] = Expected(priority, self.arrived, job.created)
         return id
 
     @rule(target=claims, id=ids, worker=st.sampled_from("ab"))
@@ -136,9 +147,7 @@ class Machine(RuleBasedStateMachine):
             assert claim is None
             return multiple()
         assert claim is not None
-        job.attempts += 1
-        job.state, job.worker = State.RUNNING, worker
-        job.lease = self.world.clock.now + LEASE_S
+        job.begin(worker, self.world.clock.now)
         assert claim.job.attempts == job.attempts
         return claim
 
@@ -151,6 +160,7 @@ class Machine(RuleBasedStateMachine):
         if expected is not None:
             assert job is not None
             job.lease = self.world.clock.now + LEASE_S
+            job.step, job.part = "network", part
 
     @rule(claim=claims)
     def finish(self, claim: Claim) -> None:
@@ -213,8 +223,8 @@ class Machine(RuleBasedStateMachine):
     def expire(self) -> None:
         found = {job.id for job in self.catalogue.overdue(KEEP_S)}
         limit = self.world.clock.now - KEEP_S
-        ended = {id: job for id, job in self.world.jobs.items() if job.state in ENDED}
-        assert found == {id for id, job in ended.items() if job.forget or job.ended < limit}
+        jobs = self.world.jobs.items()
+        assert found == {id for id, job in jobs if job.ended and (job.forget or job.ended < limit)}
         # Whoever follows the ends has seen them before they are forgotten.
         self.follow()
         for id in found:
@@ -235,7 +245,9 @@ class Machine(RuleBasedStateMachine):
             record = found[id]
             assert (record.state, record.attempts) == (job.state, job.attempts)
             assert record.cancelling == job.cancelling
-            assert (record.ended is not None) == (job.state in ENDED)
+            assert (record.created, record.started) == (job.created, job.started)
+            assert (record.step, record.part) == (job.step, job.part)
+            assert record.ended == job.ended
             assert (record.result is not None) == (job.state is State.DONE)
             assert (record.error is not None) == (job.state is State.FAILED)
             if record.result is not None:
@@ -244,7 +256,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def turns_are_by_priority_and_arrival(self) -> None:
         waiting = [(i, j) for i, j in self.world.jobs.items() if j.state is State.QUEUED]
-        expected = sorted(waiting, key=lambda item: (-item[1].priority, item[1].number))
+        # A level of priority is worth as many later arrivals as may wait.
+        expected = sorted(waiting, key=lambda item: item[1].number - MOST * item[1].priority // 10)
         assert list(self.catalogue.queued()) == [id for id, _ in expected]
         assert self.catalogue.waiting() == len(expected)
 
@@ -268,11 +281,11 @@ def test_the_ledger_over_postgresql(sockets: Path) -> None:
 
 def test_turns_stay_exact_for_very_many_jobs() -> None:
     late = 2**40
-    assert turn(10, late) > turn(10, late + 1) > turn(9, late)
-    assert turn(30, 1) > turn(30, 2) > turn(20, 1)
+    assert turn(10, late, 100) > turn(10, late + 1, 100) > turn(9, late, 100)
+    assert turn(30, 1, 100) > turn(30, 2, 100) > turn(20, 1, 100)
 
 
 def test_no_flood_of_higher_priority_passes_a_job_for_ever() -> None:
-    """A thousand arrivals for each level of the interface."""
-    assert turn(20, 1000) > turn(10, 1) > turn(20, 1002)
-    assert turn(30, 2000) > turn(10, 1) > turn(30, 2002)
+    """A full queue of later ones for each level of the interface."""
+    assert turn(20, 100, 100) > turn(10, 1, 100) > turn(20, 102, 100)
+    assert turn(30, 16, 8) > turn(10, 1, 8) > turn(30, 18, 8)

@@ -99,7 +99,8 @@ class JobsMachine(RuleBasedStateMachine):
         self.jobs = Jobs(self.settings)
         self.parts = self.jobs._parts
         self.parts.records._clock = self.clock
-        ledger, spool = self.ledger(self.parts.records), self.spool(self.settings.spool)
+        ledger = self.ledger(self.parts.records, self.settings.queue)
+        spool = self.spool(self.settings.spool)
         self.parts = Parts(**{**vars(self.parts), "ledger": ledger, "spool": spool})
         self.jobs._parts = self.parts
 
