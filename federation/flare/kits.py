@@ -44,6 +44,8 @@ _PATIENT = {
 _SITE_LOG_STREAMER = "site_log_streamer"
 # A site beats every 4 s (processes.py); one that was silent for so long is taken for gone.
 _SILENCE_S = 60
+# Ports that need no privilege.
+_PORTS = range(1025, 65536)
 # FLARE cuts certificates of parties at this many days; the authority's would live on.
 _LONGEST_DAYS = 360
 # Rights of the engine: to look (a job's log at the server is one), and what nobody is given.
@@ -191,6 +193,12 @@ def place_server(kit: Path) -> None:
     _write(path, raw)
 
 
+def server_ports(kit: Path) -> tuple[int, int]:
+    """The ports on which the server of a kit listens for sites and for coordinators."""
+    raw = json.loads((kit / "startup" / "fed_server.json").read_text())["servers"][0]
+    return int(raw["service"]["target"].rpartition(":")[2]), int(raw["admin_port"])
+
+
 class _Messages:
     """What FLARE's provisioning says; only its errors are of use."""
 
@@ -240,6 +248,7 @@ def _finish(kit: Path, members: Project) -> None:
     elif kit.name in members.sites:
         _write(local / "resources.json", _site_resources(_template(local)))
         write_settings(kit, Settings(name=kit.name))
+    _write(local / "comm_config.json", _internal(members))
     if (local / "authorization.json.default").exists():
         _write(local / "authorization.json", {"format_version": "1.0", "permissions": _ROLES})
     # The engine's own scripts would start it without our supervisor.
@@ -248,6 +257,19 @@ def _finish(kit: Path, members: Project) -> None:
     kit.chmod(0o700)
     for key in kit.rglob("*.key"):
         key.chmod(0o600)
+
+
+def _internal(members: Project) -> dict[str, Any]:
+    """Where a party's own processes meet: any port of loopback but the federation's own two.
+
+    The engine takes one at random and looks only whether it is free, which the server's are until
+    it listens on them itself; of two that listen on one, sites then meet the wrong one for ever.
+    """
+    low, high = sorted((members.port, members.admin_port))
+    gaps = [(_PORTS[0], low - 1), (low + 1, high - 1), (high + 1, _PORTS[-1])]
+    first, last = max(gaps, key=lambda gap: gap[1] - gap[0])
+    resources = {"host": "localhost", "ports": [f"{first}-{last}"]}
+    return {"internal": {"scheme": "tcp", "resources": resources}}
 
 
 def _template(local: Path) -> dict[str, Any]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from federation.flare.guard import held
 from federation.flare.home import environment, read_settings
-from federation.flare.kits import ORGANISATION, place_server
-from imaging.errors import BadParameter
+from federation.flare.kits import ORGANISATION, place_server, server_ports
+from imaging.errors import BadParameter, FederationError
 
 STARTED_BY = "ISLET_STARTED_BY"
 """Environment variable with the process that a supervisor is not to outlive, if there is one."""
@@ -41,11 +42,13 @@ class Party:
         kit: its folder.
         command: that runs it.
         environment: that it runs in.
+        ports: that it listens on.
     """
 
     kit: Path
     command: tuple[str, ...]
     environment: Mapping[str, str]
+    ports: tuple[int, ...] = ()
 
 
 def server_party(kit: Path) -> Party:
@@ -56,7 +59,8 @@ def server_party(kit: Path) -> Party:
     """
     kit = _checked(kit)
     place_server(kit)
-    return _party(kit, _SERVER, "fed_server.json", [], threads=1)
+    party = _party(kit, _SERVER, "fed_server.json", [], threads=1)
+    return replace(party, ports=server_ports(kit))
 
 
 def site_party(kit: Path) -> Party:
@@ -76,9 +80,11 @@ def run(party: Party) -> int:
     A process that dies by itself is started again, after a wait that doubles while it dies young.
 
     Raises:
-        FederationError: another supervisor works in the kit.
+        FederationError: another supervisor works in the kit, or a port is taken.
     """
     with held(party.kit), (party.kit / _OUTPUT).open("ab") as output:
+        for port in party.ports:
+            _await_free(port)
         ended = threading.Event()
 
         def end(number: int, frame: FrameType | None) -> None:
@@ -121,6 +127,27 @@ def _keep(party: Party, output: Any, ended: threading.Event) -> None:
                 flush=True,
             )
             ended.wait(wait)
+
+
+def _await_free(port: int) -> None:
+    """Return once nothing listens on a port: the engine would run on beside it and be met by none.
+
+    What an earlier supervisor left behind ends by itself.
+    """
+    deadline = time.monotonic() + _ENDS_WITHIN_S
+    while True:
+        with socket.socket() as here:
+            here.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                here.bind(("", port))
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise FederationError(
+                        f"Port {port} cannot be listened on ({error.strerror}); end what does, or "
+                        "make kits with another port."
+                    ) from error
+        time.sleep(0.5)
 
 
 def _orphaned() -> bool:

@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
+from nvflare.fuel.f3.drivers.net_utils import parse_port_list
 
 from federation.flare import kits
-from federation.flare.kits import CONTROLLER, EXAMPLE, EXECUTOR, Project, place_server, provision
+from federation.flare.kits import (
+    CONTROLLER,
+    EXAMPLE,
+    EXECUTOR,
+    Project,
+    place_server,
+    provision,
+    server_ports,
+)
 from imaging.errors import BadParameter
 
 RAW: dict[str, Any] = {
@@ -94,6 +103,21 @@ def test_the_server_keeps_its_state_in_its_kit(made: Path) -> None:
     assert resources["servers"][0]["max_num_clients"] == 5
     jobs = next(p for p in resources["components"] if p["id"] == "job_manager")
     assert jobs["args"]["uri_root"] == str(made / "server" / "state" / "jobs")
+
+
+@pytest.mark.parametrize("ports", [(18002, 18003), (50000, 40000), (1025, 65535)])
+def test_no_process_of_a_kit_takes_the_federations_ports(
+    tmp_path: Path, ports: tuple[int, int]
+) -> None:
+    """Where the engine looks for a port of its own."""
+    server = {"host": "localhost", "port": ports[0], "admin_port": ports[1]}
+    provision(write(tmp_path / "project.yml", server=server), tmp_path / "kits")
+    assert server_ports(tmp_path / "kits" / "server") == ports
+    for party in ("server", "c1"):
+        raw = json.loads((tmp_path / "kits" / party / "local" / "comm_config.json").read_text())
+        (found,) = parse_port_list(raw["internal"]["resources"]["ports"])
+        assert len(found) > 20_000
+        assert not set(found) & {*ports, *range(1025)}
 
 
 def test_a_moved_server_keeps_its_state_with_it(made: Path, tmp_path: Path) -> None:

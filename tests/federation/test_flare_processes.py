@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from federation.flare import processes
 from federation.flare.guard import held
 from federation.flare.home import Settings, environment, write_settings
 from federation.flare.processes import Party, run, server_party, site_party
@@ -31,6 +34,7 @@ time.sleep(60)
 """
 _RUN = """
 import sys
+import threading
 from pathlib import Path
 from federation.flare.processes import Party, run
 kit = Path(sys.argv[1])
@@ -75,6 +79,21 @@ def test_what_dies_is_started_again_and_ends_with_its_supervisor(kit: Path) -> N
 def test_a_second_supervisor_is_refused(kit: Path) -> None:
     with held(kit), pytest.raises(FederationError, match="Another process"):
         run(Party(kit, ("false",), {}))
+
+
+def test_a_server_waits_for_its_port_and_names_one_that_stays_taken(
+    kit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setattr(processes, "_ENDS_WITHIN_S", 0.0)
+        with pytest.raises(FederationError, match=f"Port {port} cannot"):
+            run(Party(kit, ("false",), {}, (port,)))
+        monkeypatch.setattr(processes, "_ENDS_WITHIN_S", 30.0)
+        began = time.monotonic()
+        threading.Timer(1.0, other.close).start()
+        processes._await_free(port)
+    assert 0.9 < time.monotonic() - began < 30.0
 
 
 def test_a_site_is_run_under_its_name_and_threads(kit: Path) -> None:
