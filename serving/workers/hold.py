@@ -40,7 +40,8 @@ class Verdict(Enum):
 class Hold:
     """One job in a worker's hands.
 
-    The thread that works calls :meth:`progress`; another calls :meth:`tick`.
+    The thread that works calls :meth:`progress`, and :meth:`close` at last; another calls
+    :meth:`tick`.
 
     Attributes:
         claim: the job.
@@ -62,6 +63,8 @@ class Hold:
     _began: float = field(default_factory=time.monotonic)
     _renewed: float = field(default_factory=time.monotonic)
     _judged: float = 0.0
+    _over: bool = False
+    _halting: threading.Lock = field(default_factory=threading.Lock)
 
     def progress(self, step: str, part: float) -> None:
         """Note how far the work is.
@@ -84,8 +87,17 @@ class Hold:
             self._judged = time.monotonic()
         if self.verdict is None:
             return False
-        self.halt()
+        with self._halting:
+            # What runs now may be the next job's.
+            if self._over:
+                return False
+            self.halt()
         return time.monotonic() - self._judged > GRACE_S
+
+    def close(self) -> None:
+        """The work is over: nothing is broken off any more once this returns."""
+        with self._halting:
+            self._over = True
 
     def reason(self) -> IsletError:
         """The verdict as an error."""

@@ -123,6 +123,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - an edge: a job must not end its worker
             self._end(hold, error)
         finally:
+            hold.close()
             self._hold = None
         self._clear(claim)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,10 @@ _FEWEST = 12
 _RIDGE = 0.005
 # An organ of this Dice at most is not there, one of that Dice at least is.
 WRONG, FOUND = 0.1, 0.5
-# The part of what is there that a bound may lose.
+# The part of the organs that are there that a bound may lose.
 _LOST = 0.02
+# Of lesions that are none, so many may be believed a CT.
+_FALSE_LESIONS = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def fit_trust(observations: Sequence[Observation], outputs: Iterable[str]) -> tu
     """How each structure is trusted.
 
     One with too few observations, or of one outcome only, is trusted as all organs or all lesions
-    together are; where these are too few as well it gets no entry.
+    together are; where these are too few as well it gets no entry. An organ's bound is
+    :func:`best_bound`'s, all lesions share :func:`lesion_bound`'s.
     """
     found = []
     for name in outputs:
@@ -90,7 +94,8 @@ def fit_trust(observations: Sequence[Observation], outputs: Iterable[str]) -> tu
             if len(used) >= _FEWEST and np.ptp([o.outcome for o in used]) > FOUND:
                 found.append(_fitted(name, used, usual))
                 break
-    return tuple(found)
+    least = lesion_bound(found, observations)
+    return tuple(replace(t, least=least) if is_lesion(BY_NAME[t.structure]) else t for t in found)
 
 
 def _usual_ml(observations: Sequence[Observation], name: str) -> float:
@@ -127,6 +132,24 @@ def _fitted(name: str, used: Sequence[Observation], usual: dict[str, float]) -> 
     confidence = [_with_usual(trust, o, usual) for o in used]
     least = best_bound(np.array(confidence), outcome)
     return Trust(name, trust.offset, trust.certainty, trust.size, trust.usual_ml, least)
+
+
+def lesion_bound(trust: Iterable[Trust], observations: Iterable[Observation]) -> float:
+    """The lowest confidence with half a false lesion or less a CT, of all kinds together.
+
+    Who is told of a tumor in every patient soon looks at none. The CTs counted are copies in which
+    something was marked, so that in truth it is fewer. A confidence is the probability that the
+    lesion is real: of all bounds with so many false ones, one for all kinds keeps the most real
+    ones.
+    """
+    of = {t.structure: t for t in trust if is_lesion(BY_NAME[t.structure])}
+    seen = [o for o in observations if o.structure in of]
+    most = int(_FALSE_LESIONS * len({(o.case, o.copy) for o in seen}))
+    false = [confidence_of(o.evidence, of[o.structure]) for o in seen if o.outcome <= WRONG]
+    if len(false) <= most:
+        return 0.0
+    # The next thousandth above the first that is one too many.
+    return math.floor(1000 * sorted(false, reverse=True)[most] + 1) / 1000
 
 
 def _with_usual(trust: Trust, seen: Observation, usual: dict[str, float]) -> float:

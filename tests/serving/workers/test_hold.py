@@ -102,6 +102,24 @@ def test_work_that_does_not_stop_in_time_is_told(
     assert hold.tick()
 
 
+def test_what_ended_meanwhile_breaks_nothing_off(
+    hold: Hold, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records say that a job is the worker's no more; what runs by then is the next one's."""
+    halted: list[bool] = []
+    hold.halt = lambda: halted.append(True)
+    monkeypatch.setattr(hold_module, "GRACE_S", -1.0)
+
+    def ended(claim: Claim) -> None:
+        hold.close()
+
+    monkeypatch.setattr(ledger, "look", ended)
+    assert not hold.tick()
+    assert not hold.tick(), "nor is the process ended for it"
+    assert hold.verdict is Verdict.LOST
+    assert not halted
+
+
 def test_only_what_changed_is_written(hold: Hold, ledger: Ledger) -> None:
     for _ in range(3):
         hold.tick()

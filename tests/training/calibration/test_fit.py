@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from training.calibration.fit import (
     calibration_error,
     fit_temperature,
     fit_trust,
+    lesion_bound,
     reliability,
 )
 from training.calibration.observe import Observation, Voxels
@@ -117,6 +120,26 @@ def test_the_bound_lies_between_what_is_there_and_what_is_not() -> None:
     assert bound <= there[1]
     # Nothing tells them apart: keep all.
     assert best_bound(np.full(4, 0.5), np.array([0.0, 1.0, 0.0, 1.0])) == 0
+
+
+def test_half_a_false_lesion_a_ct_is_believed_and_no_more() -> None:
+    """Of all kinds together."""
+    rng = np.random.default_rng(6)
+    seen = [
+        dataclasses.replace(o, copy=f"copy {index % 20}")
+        for kind in ("kidney_tumor", "pancreas_tumor")
+        for index, o in enumerate(observations(kind, 120, rng, "ab"))
+    ]
+    trust = fit_trust(seen, ("kidney_tumor", "pancreas_tumor"))
+    least = {t.least for t in trust}
+    assert len(least) == 1
+    of = {t.structure: t for t in trust}
+    false = np.array([confidence_of(o.evidence, of[o.structure]) for o in seen if not o.outcome])
+    assert len({(o.case, o.copy) for o in seen}) == 20
+    # Bounds are thousandths.
+    assert (false >= min(least)).sum() <= 10 < (false >= min(least) - 0.001).sum()
+    real = [o for o in seen if o.outcome]
+    assert lesion_bound(trust, real) == 0
 
 
 def test_the_calibration_error_is_the_mean_distance_of_the_bins() -> None:
