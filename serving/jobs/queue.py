@@ -25,6 +25,8 @@ QUEUE_ERRORS = (sqlite3.Error, psycopg.Error)
 
 _NAME = "islet"
 _BUSY_S = 10
+# Of each thread's connection; the system keeps the pages as well.
+_CACHE_MB = 1
 
 
 class Queue(Protocol):
@@ -98,7 +100,7 @@ class _Embedded:
 def _storage(path: Path) -> SqliteStorage:
     """The file, made anew where it is damaged: what it held is in the records."""
     try:
-        storage = SqliteStorage(_NAME, str(path), timeout=_BUSY_S)
+        storage = SqliteStorage(_NAME, str(path), timeout=_BUSY_S, cache_mb=_CACHE_MB)
         (found,) = storage.sql("PRAGMA quick_check(1)", results=True)[0]
     except sqlite3.OperationalError:
         raise
@@ -109,7 +111,7 @@ def _storage(path: Path) -> SqliteStorage:
     logger.warning("the queue is damaged and made anew")
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return SqliteStorage(_NAME, str(path), timeout=_BUSY_S)
+    return SqliteStorage(_NAME, str(path), timeout=_BUSY_S, cache_mb=_CACHE_MB)
 
 
 class _Shared:
