@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +23,7 @@ from hypothesis.stateful import (
 from imaging.errors import ServiceBusy
 from serving.jobs.catalogue import Catalogue
 from serving.jobs.ledger import LEASE_S, LOSSES, Claim, Ledger, Order, turn
-from serving.jobs.record import State
+from serving.jobs.record import Job, State
 from serving.jobs.tables import Records
 from tests.serving.jobs import postgres
 
@@ -277,6 +278,88 @@ def test_the_ledger_over_sqlite(tmp_path: Path) -> None:
 
 def test_the_ledger_over_postgresql(sockets: Path) -> None:
     run(postgres.fresh(sockets), 5)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    clock = Clock()
+    found = World(Records(f"sqlite:///{tmp_path / 'jobs.db'}", clock), clock)
+    yield found
+    found.records.close()
+
+
+def submitted(ledger: Ledger, count: int = 1) -> list[str]:
+    ids = [f"{number:032x}" for number in range(count)]
+    for id in ids:
+        ledger.submit(Order("segment", {}, "anna", 10), id, 1)
+    return ids
+
+
+def read(catalogue: Catalogue, id: str) -> Job:
+    job = catalogue.find(id)
+    assert job is not None
+    return job
+
+
+def test_a_lease_lasts_from_each_beat_and_what_lapses_begins_anew(world: World) -> None:
+    ledger, catalogue = Ledger(world.records, MOST), Catalogue(world.records, MOST)
+    (id,) = submitted(ledger)
+    for losses in range(LOSSES):
+        claim = ledger.claim(id, "a")
+        assert claim is not None
+        for part in (0.25, 0.5):
+            world.clock.now += LEASE_S - 1
+            ledger.lapse()
+            assert ledger.beat(claim, "network", part) is False
+            job = read(catalogue, id)
+            assert (job.state, job.step, job.part) == (State.RUNNING, "network", part)
+        world.clock.now += LEASE_S + 1
+        ledger.lapse()
+        assert ledger.beat(claim, "network", 1.0) is None
+        assert not ledger.fail(claim, ERROR)
+        job = read(catalogue, id)
+        assert job.attempts == losses + 1
+        if losses < LOSSES - 1:
+            assert (job.state, job.step, job.part) == (State.QUEUED, None, 0.0)
+            assert job.started is None
+    job = read(catalogue, id)
+    assert job.state is State.FAILED
+    assert job.error is not None
+    assert (job.error["code"], job.error["details"]["attempts"]) == ("worker_lost", LOSSES)
+
+
+def test_a_job_given_back_begins_anew_and_counts_no_loss(world: World) -> None:
+    ledger, catalogue = Ledger(world.records, MOST), Catalogue(world.records, MOST)
+    (id,) = submitted(ledger)
+    for _ in range(LOSSES + 1):
+        claim = ledger.claim(id, "a")
+        assert claim is not None
+        ledger.beat(claim, "network", 0.5)
+        ledger.give_back(claim)
+        job = read(catalogue, id)
+        assert (job.state, job.step, job.part, job.started) == (State.QUEUED, None, 0.0, None)
+
+
+def test_of_several_jobs_one_alone_is_changed(world: World) -> None:
+    """Whatever is done to the one in the middle."""
+    ledger, catalogue = Ledger(world.records, MOST), Catalogue(world.records, MOST)
+    first, id, last = submitted(ledger, 3)
+    claims = {one: ledger.claim(one, "a") for one in (first, id, last)}
+    claim = claims[id]
+    assert claim is not None
+    ledger.beat(claim, "network", 0.5)
+    ledger.cancel(id, forget=True)
+    others = [read(catalogue, one) for one in (first, last)]
+    assert all((other.step, other.cancelling) == (None, False) for other in others)
+    assert not ledger.finish(claim, {"files": [], "report": {}})
+    assert ledger.fail(claim, ERROR)
+    job = read(catalogue, id)
+    assert (job.state, job.error) == (State.CANCELLED, None)
+    assert [job.id for job in catalogue.overdue(KEEP_S)] == [id]
+    ledger.forget(id)
+    assert catalogue.ids() == {first, last}
+    for one in (first, last):
+        assert read(catalogue, one).state is State.RUNNING
 
 
 def test_turns_stay_exact_for_very_many_jobs() -> None:
