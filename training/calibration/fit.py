@@ -137,13 +137,13 @@ def _fitted(name: str, used: Sequence[Observation], usual: dict[str, float]) -> 
 def lesion_bound(trust: Iterable[Trust], observations: Iterable[Observation]) -> float:
     """The lowest confidence with half a false lesion or less a CT, of all kinds together.
 
-    Who is told of a tumor in every patient soon looks at none. The CTs counted are copies in which
-    something was marked, so that in truth it is fewer. A confidence is the probability that the
-    lesion is real: of all bounds with so many false ones, one for all kinds keeps the most real
-    ones.
+    Who is told of a tumor in every patient soon looks at none. Counted are patients' CTs in which
+    something was marked: phantoms mislead in other ways, and with the CTs in which nothing was
+    it is fewer. A confidence is the probability that the lesion is real: of all bounds with so
+    many false ones, one for all kinds keeps the most real ones.
     """
     of = {t.structure: t for t in trust if is_lesion(BY_NAME[t.structure])}
-    seen = [o for o in observations if o.structure in of]
+    seen = [o for o in observations if o.structure in of and o.real]
     most = int(_FALSE_LESIONS * len({(o.case, o.copy) for o in seen}))
     false = [confidence_of(o.evidence, of[o.structure]) for o in seen if o.outcome <= WRONG]
     if len(false) <= most:

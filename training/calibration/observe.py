@@ -34,6 +34,7 @@ class Observation:
         outcome: of an organ its Dice (with its lesions), of a lesion whether it is real, 0 or 1.
         true_ml: volume of the true structure; of a lesion its own marked volume.
         stranger: the copy holds none of the organs.
+        real: it shows a patient's own abdomen.
     """
 
     case: str
@@ -43,6 +44,7 @@ class Observation:
     outcome: float
     true_ml: float
     stranger: bool = False
+    real: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +70,22 @@ def observe(
             right = truth == BY_NAME[name].value
             for lesion, real in _with_truth(finding.lesions, found.labels, name, right):
                 volume = lesion.evidence.volume_ml
-                yield Observation(case, copy.name, name, lesion.evidence, real, volume)
+                yield Observation(
+                    case, copy.name, name, lesion.evidence, real, volume, real=copy.real
+                )
         else:
             true = mask_of(truth, name)
             outcome = dice(mask_of(labels, name), true) if true.any() else 0.0
             volume = float(np.count_nonzero(true) * found.labels.geometry.voxel_ml)
             yield Observation(
-                case, copy.name, name, finding.evidence, outcome, volume, copy.stranger
+                case,
+                copy.name,
+                name,
+                finding.evidence,
+                outcome,
+                volume,
+                copy.stranger,
+                copy.real,
             )
 
 

@@ -23,9 +23,9 @@ def test_only_what_has_the_form_of_a_fact_is_written() -> None:
     job, sha = "0" * 32, "a" * 64
     good = {"route": "/v1/jobs/{id}", "code": "job_not_found", "job": job, "model": sha}
     assert line_of(good, "GET", status=404) == good | {"method": "GET", "status": 404}
-    assert line_of({"model": "starter@5", "server": "pacs-1"}, "GET") == {
+    assert line_of({"model": "starter@6", "server": "pacs-1"}, "GET") == {
         "method": "GET",
-        "model": "starter@5",
+        "model": "starter@6",
         "server": "pacs-1",
     }
     bad = {

@@ -242,7 +242,7 @@ def test_websockets_are_closed(app: App) -> None:
 def test_what_is_noted(app: App, guarded: Guarded, tmp_path: Path) -> None:
     secret = token(tmp_path, Role.SEGMENT, "gateway")
     guarded.guard._tokens._checked -= 2  # type: ignore[union-attr]
-    app.facts = {"route": "/v1/jobs/{id}", "job": "0" * 32, "model": "starter@5", "name": NAME}
+    app.facts = {"route": "/v1/jobs/{id}", "job": "0" * 32, "model": "starter@6", "name": NAME}
     guarded.ask("/v1/jobs/x", "POST", headers=bearer(secret), content=b"y" * 1000)
     app.facts = {"job": NAME, "route": f"/v1/{NAME}"}
     guarded.ask(
@@ -271,7 +271,7 @@ def test_what_is_noted(app: App, guarded: Guarded, tmp_path: Path) -> None:
         "status": 200,
         "bytes_in": 1000,
         "job": "0" * 32,
-        "model": "starter@5",
+        "model": "starter@6",
     }
     assert "route" not in second
     assert (third["subject"], third["code"], third["route"]) == (
