@@ -73,6 +73,8 @@ mutants: $(VENV)/.dev
 	$(BIN)/pip install --quiet --constraint constraints.txt cosmic-ray==8.7.0
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutation
 
+MEASURED := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/python
+
 # Lines and branches that any test reaches, about as long again as the tests take.
 coverage: $(VENV)/.dev $(UI) programs
 	$(BIN)/pip install --quiet coverage==7.17.3
@@ -81,8 +83,6 @@ coverage: $(VENV)/.dev $(UI) programs
 	-OMP_NUM_THREADS=1 $(FILES) $(MEASURED) -m coverage run -m pytest -q -m e2e
 	$(MEASURED) -m coverage combine --quiet
 	$(MEASURED) -m coverage report --skip-covered --sort=cover
-
-MEASURED = COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/python
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

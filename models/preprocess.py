@@ -16,9 +16,9 @@ from imaging.resample import resample_linear
 from imaging.volume import Volume, to_canonical
 from models.manifest import Intensity, Sampling
 
-# Neighbours that differ by more than that part of what any two voxels do are noise; judged on every
-# so many slices, which have so many rows and columns.
-_NOISE, _EVERY, _FEW = 0.5, 4, 8
+# Neighbours that differ by more than that part of what any two voxels do are noise; judged where a
+# slice has at least so many rows and columns.
+_NOISE, _FEW = 0.5, 8
 # The body is looked for in every so many millimetres; above this it is no air, lung or blanket.
 _GLANCE_MM, _BODY_HU = 6.0, -300
 
@@ -129,11 +129,13 @@ def featureless(image: NDArray[np.float32]) -> bool:
     """Whether a network input (Z, Y, X) shows nothing: one brightness, or noise in every slice.
 
     In noise a voxel tells nothing of the next one: the mean square of their difference is twice the
-    variance. In slices of CTs it is less than half as much, also in crops of 60 mm.
+    variance. In slices of CTs it is less than half as much, also in crops of 60 mm. The first slice
+    that shows something ends the search. Noise of voxels much coarser or finer than the network's
+    grid is smooth or grey there and not told.
     """
     if not np.ptp(image):
         return True
-    return min(_roughness(plane) for plane in image[::_EVERY]) > _NOISE
+    return all(_roughness(plane) > _NOISE for plane in image)
 
 
 def _roughness(plane: NDArray[np.float32]) -> float:

@@ -89,7 +89,7 @@ class Jobs:
             request: what to do; JSON-serialisable.
             owner: subject of the token that asks.
             folder: of :meth:`staged`, with the upload; ``None`` when there is none.
-            priority: higher ones start first.
+            priority: higher ones start first, within ``ledger.turn``'s bounds.
             key: idempotency key: the job that this owner submitted with it is given back.
             fingerprint: of the whole request, to tell a repeated one from another.
 

@@ -29,7 +29,8 @@ class Job:
         kind: name in ``serving.workers.work.KINDS``.
         request: what was asked, JSON-serialisable; its keys are the kind's own.
         owner: subject of the token that submitted it.
-        priority: higher ones start first; equal ones in order of arrival.
+        priority: higher ones start first, within ``ledger.turn``'s bounds; equal ones in
+            order of arrival.
         state: where it stands.
         created: Unix seconds, as all times.
         started: of the last attempt.

@@ -43,6 +43,7 @@ LAYOUT = 1
 
 # A write waits that long for other writers.
 _BUSY_S = 10
+# A connection's own cache; the system keeps the pages as well, once for all of them.
 _CACHE_KIB = 256
 # Told to callers when the database is away.
 _AWAY_S = 5
@@ -247,7 +248,6 @@ def _sqlite(url: str) -> Engine:
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        # A connection's own; the system keeps the pages as well, once for all of them.
         connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 
     @event.listens_for(engine, "begin")

@@ -51,7 +51,7 @@ class Copy:
         image, truth: HU and labels, each on its own grid.
         annotated: structures whose every voxel is labelled.
         stranger: none of any model's organs is in it.
-        real: it shows a patient's own abdomen, changed or with something planted.
+        patient: it shows a patient's own abdomen, changed or with something planted.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Copy:
     truth: Volume
     annotated: tuple[str, ...]
     stranger: bool = False
-    real: bool = True
+    patient: bool = True
 
 
 def copies_of(case: Loaded, sampling: Sampling, rng: np.random.Generator) -> Iterator[Copy]:
@@ -98,7 +98,7 @@ def phantom_copies(sampling: Sampling, count: int, rng: np.random.Generator) -> 
     for index in range(count):
         seed = int(rng.integers(2**31))
         made = make_phantom(seed, tumors=True, spacing_mm=(z, y, x))
-        yield Copy(f"phantom {index + 1}", made.volume, made.labels, made.annotated, real=False)
+        yield Copy(f"phantom {index + 1}", made.volume, made.labels, made.annotated, patient=False)
 
 
 def strangers(
@@ -118,7 +118,7 @@ def strangers(
     found |= {f"made {kind}": make_stranger(kind, int(rng.integers(10**6))) for kind in STRANGERS}
     for name, volume in found.items():
         empty = volume.with_array(np.zeros(volume.array.shape, np.uint8))
-        yield Copy(name, volume, empty, outputs, stranger=True, real=False)
+        yield Copy(name, volume, empty, outputs, stranger=True, patient=False)
 
 
 def _above(image: Volume, truth: NDArray[np.uint8]) -> Volume | None:

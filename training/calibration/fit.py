@@ -143,7 +143,7 @@ def lesion_bound(trust: Iterable[Trust], observations: Iterable[Observation]) ->
     many false ones, one for all kinds keeps the most real ones.
     """
     of = {t.structure: t for t in trust if is_lesion(BY_NAME[t.structure])}
-    seen = [o for o in observations if o.structure in of and o.real]
+    seen = [o for o in observations if o.structure in of and o.patient]
     most = int(_FALSE_LESIONS * len({(o.case, o.copy) for o in seen}))
     false = [confidence_of(o.evidence, of[o.structure]) for o in seen if o.outcome <= WRONG]
     if len(false) <= most:

@@ -140,7 +140,7 @@ def test_half_a_false_lesion_a_ct_is_believed_and_no_more() -> None:
     assert (false >= min(least)).sum() <= 10 < (false >= min(least) - 0.001).sum()
     real = [o for o in seen if o.outcome]
     assert lesion_bound(trust, real) == 0
-    phantoms = [dataclasses.replace(o, real=False) for o in seen]
+    phantoms = [dataclasses.replace(o, patient=False) for o in seen]
     assert lesion_bound(trust, [*seen, *phantoms]) == min(least)
 
 
