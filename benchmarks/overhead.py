@@ -131,7 +131,8 @@ def pipeline(ct: Path, options: Options, engines: Engines, folder: Path) -> tupl
         engines: of kind :class:`Timed`.
         folder: where the files go.
     """
-    engine = engines.get(engines.store.resolve(options.model), options.device)
+    model = engines.store.resolve(options.model)
+    engine = engines.get(model, options.device, options.organs_alone(model.manifest))
     assert isinstance(engine, Timed)
     engine.seconds = 0.0
     start = time.perf_counter()

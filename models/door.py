@@ -19,7 +19,15 @@ import onnx
 from imaging.errors import InputTooLarge, ModelError, ModelRefused
 from imaging.limits import MIB
 from models.manifest import Manifest
-from models.onnxfile import check_graph, embed, graph_sha256, parse, read_finder, read_manifest
+from models.onnxfile import (
+    ORGANS,
+    check_graph,
+    embed,
+    graph_sha256,
+    parse,
+    read_finder,
+    read_manifest,
+)
 from models.store import Store, StoredModel, check_alias
 from models.trial import attempt
 
@@ -121,6 +129,8 @@ def _problems(graph: onnx.GraphProto, manifest: Manifest) -> Iterator[str]:
             yield f"its {kind} must be float32"
         else:
             yield from _misfits(kind, values[0], manifest)
+    if manifest.organs and not any(ORGANS in node.output for node in graph.node):
+        yield f"the manifest names organs, and the graph has no tensor {ORGANS!r}"
 
 
 def _misfits(kind: str, value: onnx.ValueInfoProto, manifest: Manifest) -> Iterator[str]:

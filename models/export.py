@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from imaging.errors import CorruptModel
 from models.halves import rounded, store_halves
 from models.manifest import Manifest
-from models.onnxfile import embed
+from models.onnxfile import ORGANS, embed, of_organs
 from models.postprocess import decide
 
 OPSET = 20
@@ -55,6 +56,21 @@ class Exportable(Protocol):
         ...  # pragma: no cover
 
 
+@runtime_checkable
+class FindsOrgans(Protocol):
+    """A network that finds organs first and then lesions in them.
+
+    Attributes:
+        organs: the network whose scores of organs hold their lesions.
+        organ_channels: of the whole output, that of each channel of ``organs`` but the first.
+        both: the answer is a pair: the scores, and what ``organs`` gives.
+    """
+
+    organs: nn.Module
+    organ_channels: tuple[int, ...]
+    both: bool
+
+
 def export(
     network: nn.Module,
     manifest: Manifest,
@@ -67,8 +83,9 @@ def export(
     Args:
         network: takes (N, 1, *space), gives logits (N, C, *space); moved to the CPU and put
             into evaluation mode. It and its parts may be :class:`Exportable`; the comparison is
-            with the network as it was given.
-        manifest: what the file will say of itself; its hash is filled in here.
+            with the network as it was given. Where it :class:`FindsOrgans`, these can be asked for
+            alone (:func:`models.onnxfile.of_organs`), and are compared too.
+        manifest: what the file will say of itself; its hash and its organs are filled in here.
         path: of the ``.onnx`` file; written only when the comparison holds.
         samples: real network inputs (N, 1, *space) to compare on, besides random ones.
         half: round the large weights to float16 and keep them so; the comparison is with the
@@ -82,9 +99,20 @@ def export(
     """
     network = network.cpu().float().eval()
     network = rounded(network) if half else network
+    first = network.organ_channels if isinstance(network, FindsOrgans) else ()
+    manifest = dataclasses.replace(manifest, organs=tuple(manifest.outputs[c - 1] for c in first))
     model = _to_onnx(_written_form(network), manifest)
     model = store_halves(model) if half else model
-    parity = compare(network, model, manifest, [*_random_inputs(manifest), *samples])
+    data, inputs = model.SerializeToString(), [*_random_inputs(manifest), *samples]
+    parity = compare(network, data, manifest, inputs)
+    _refuse_unlike(parity, manifest)
+    if isinstance(network, FindsOrgans):
+        alone = of_organs(data, manifest.name)
+        _refuse_unlike(compare(network.organs, alone, manifest.of_organs(), inputs), manifest)
+    return embed(model, manifest, path), parity
+
+
+def _refuse_unlike(parity: Parity, manifest: Manifest) -> None:
     # Asked this way round, so that a difference that is no number is refused as well.
     if not (parity.max_difference <= TOLERANCE and parity.agreement >= 0.9999):
         raise CorruptModel(
@@ -92,19 +120,23 @@ def export(
             f"(agreement {parity.agreement:.5f}); do not use this export.",
             max_difference=parity.max_difference,
         )
-    return embed(model, manifest, path), parity
 
 
 def compare(
     network: nn.Module,
-    model: onnx.ModelProto,
+    data: bytes,
     manifest: Manifest,
     inputs: Sequence[NDArray[np.float32]],
 ) -> Parity:
-    """Run both on the same inputs, and take the manifest's decisions from the scores of each."""
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    """Run both on the same inputs, and take the manifest's decisions from the scores of each.
+
+    Args:
+        network: in evaluation mode.
+        data: the graph.
+        manifest: of both.
+        inputs: (N, 1, *space) each.
+    """
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     differences, same, total = [], 0, 0
     for value in inputs:
         with torch.no_grad():
@@ -190,7 +222,10 @@ def _mean(x: Tensor) -> Tensor:
 
 def _written_form(network: nn.Module) -> nn.Module:
     """A copy that computes the same, in a way that ONNX Runtime computes well."""
-    return _with_parts_replaced(copy.deepcopy(_own_form(network))).eval()
+    written = _with_parts_replaced(copy.deepcopy(_own_form(network))).eval()
+    if isinstance(written, FindsOrgans):
+        written.both = True
+    return written
 
 
 def _own_form(module: nn.Module) -> nn.Module:
@@ -218,6 +253,7 @@ def _to_onnx(network: nn.Module, manifest: Manifest) -> onnx.ModelProto:
     """
     example = torch.zeros((2, 1, *_smallest(manifest)))
     free = {0: "n", **dict(enumerate("zyx"[3 - manifest.dims :], 2))}
+    outputs = ["scores", ORGANS] if manifest.organs else ["scores"]
     written = io.BytesIO()
     with _quiet_exporter():
         torch.onnx.export(
@@ -225,10 +261,10 @@ def _to_onnx(network: nn.Module, manifest: Manifest) -> onnx.ModelProto:
             (example,),
             written,  # type: ignore[arg-type]
             input_names=["image"],
-            output_names=["scores"],
+            output_names=outputs,
             opset_version=OPSET,
             dynamo=False,
-            dynamic_axes={"image": free, "scores": free},
+            dynamic_axes=dict.fromkeys(["image", *outputs], free),
             training=torch.onnx.TrainingMode.PRESERVE,
             do_constant_folding=False,
             keep_initializers_as_inputs=True,
@@ -236,6 +272,9 @@ def _to_onnx(network: nn.Module, manifest: Manifest) -> onnx.ModelProto:
     model = onnx.load_model_from_string(written.getvalue())
     # A weight that is an input too could be given anew at each run, and is not folded when loaded.
     del model.graph.input[1:]
+    # A tensor on the way to the scores; whoever wants it alone takes that part of the graph.
+    model.graph.value_info.extend(model.graph.output[1:])
+    del model.graph.output[1:]
     return model
 
 

@@ -277,6 +277,9 @@ class Manifest:
         fidelity: of other runtimes by their names, the least Dice of any mask with that of ONNX
             Runtime; see ``islet models compare``. One that is not named is not used.
         finder: of the part of a CT that is visited; without one all of it is.
+        organs: of a graph that finds organs first and then lesions in them: the structures of its
+            tensor ``organs``, in channel order after the background. Lesions are in their organs
+            there, and it takes less work.
     """
 
     name: str
@@ -300,9 +303,10 @@ class Manifest:
     fidelity: dict[str, float] = field(default_factory=dict)
     finder: Finder | None = None
     edge_mm: float = 0.0
+    organs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        freeze(self, "patch", "divisor", "outputs", "cleanup")
+        freeze(self, "patch", "divisor", "outputs", "cleanup", "organs")
         for problem in self._problems():
             raise BadManifest(f"Manifest of {self.name[:64]!r}: {problem}.")
 
@@ -325,11 +329,17 @@ class Manifest:
             found.append(f"fidelity {self.fidelity} must be Dice, from 0 to 1")
         if self.finder and self.intensity.scale == "scan":
             found.append("what a finder sees cannot be scaled by the whole scan")
+        return found + self._of_structures()
+
+    def _of_structures(self) -> list[str]:
+        found = []
         trusted = (entry.structure for entry in self.calibration.trust)
         named = (*self.outputs, *(step.structure for step in self.cleanup), *trusted)
         unknown = [name for name in named if name not in BY_NAME]
         if unknown or not self.outputs or len(set(self.outputs)) != len(self.outputs):
             found.append(f"outputs must be distinct structures; not known: {unknown}")
+        if len(set(self.organs) & set(self.outputs)) != len(self.organs):
+            found.append(f"organs {self.organs} must be distinct structures among its outputs")
         return found
 
     def _of_patch(self) -> list[str]:
@@ -345,6 +355,11 @@ class Manifest:
     def channels(self) -> int:
         """Channels of the network's output, the background's included."""
         return len(self.outputs) + (self.activation == "softmax")
+
+    def of_organs(self) -> Manifest:
+        """What the file promises of its organs' scores alone."""
+        kept = tuple(step for step in self.cleanup if step.structure in self.organs)
+        return dataclasses.replace(self, outputs=self.organs, organs=(), cleanup=kept)
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no whitespace."""

@@ -18,6 +18,8 @@ from imaging.errors import BadManifest, CorruptModel
 from imaging.files import write_whole
 from models.manifest import DIGEST_KEY, FINDER_KEY, METADATA_KEY, Finder, Manifest
 
+# The tensor with organs' scores, in graphs whose manifest names organs.
+ORGANS = "organs"
 # Operators outside the standard domains could load native code into the server.
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 
@@ -58,6 +60,41 @@ def read_finder(data: bytes, finder: Finder) -> bytes:
             custom operators in them.
     """
     return _finder_of(_parsed(data, "The model"), finder, "The model")
+
+
+def of_organs(data: bytes, name: str) -> bytes:
+    """The part of a model's graph that gives organs' scores, as an ONNX file without a manifest.
+
+    Args:
+        data: the model's file, whose manifest names organs.
+        name: of the model, for errors.
+
+    Raises:
+        CorruptModel: no ONNX file, or none with such scores.
+    """
+    model = _parsed(data, name)
+    graph, wanted, kept = model.graph, {ORGANS}, []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted |= _used(node)
+    if not kept:
+        raise CorruptModel(f"{name} has no scores of its organs alone; export it again.")
+    weights = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    organs = onnx.helper.make_tensor_value_info(ORGANS, onnx.TensorProto.FLOAT, None)
+    part = onnx.helper.make_graph(kept[::-1], ORGANS, graph.input, [organs], weights)
+    made = onnx.helper.make_model(
+        part, opset_imports=model.opset_import, ir_version=model.ir_version
+    )
+    found: bytes = made.SerializeToString()
+    return found
+
+
+def _used(node: onnx.NodeProto) -> set[str]:
+    """The names of the tensors that a node needs, those of the graphs in it among them."""
+    inner = [a.g for a in node.attribute if a.HasField("g")]
+    inner += [g for a in node.attribute for g in a.graphs]
+    return set(node.input).union(*(_used(n) for graph in inner for n in graph.node))
 
 
 def redescribe(path: Path, finder_file: bytes | None = None, **changes: Any) -> Manifest:

@@ -121,9 +121,9 @@ def problem(path: Path, memory_mb: int = MEMORY_MB) -> str | None:
 
 
 def _lowest_score(path: Path, manifest: Manifest) -> float:
-    """Of all that the network gives for noise; the finder's runs too, where there is one."""
+    """Of all that the network gives for noise; its organs' part and finder run too, if there."""
     from models.finder import finder_scores
-    from models.onnxfile import read_finder
+    from models.onnxfile import of_organs, read_finder
     from models.predict import label_grid
 
     lowest: list[float] = []
@@ -137,6 +137,9 @@ def _lowest_score(path: Path, manifest: Manifest) -> float:
     images = _images(manifest)
     for image in images:
         label_grid(image, manifest, scorer, _untold)
+    if manifest.organs:
+        organs = _network(of_organs(path.read_bytes(), manifest.name))
+        label_grid(images[0], manifest.of_organs(), organs, _untold)
     if manifest.finder is not None:
         finder = _network(read_finder(path.read_bytes(), manifest.finder))
         finder_scores(images[0], manifest.finder, finder)

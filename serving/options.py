@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imaging.errors import BadParameter
-from models.labels import DEFAULT_MASKS, members
+from models.labels import DEFAULT_MASKS, members, structure
 from models.manifest import Manifest
 from serving.engines import check_device
 from serving.outputs import DICOM_FILES, OUTPUTS, check_outputs
@@ -98,6 +98,18 @@ class Options:
             )
         default = tuple(mask for mask in DEFAULT_MASKS if available(mask, manifest))
         return self.masks or default or manifest.outputs
+
+    def organs_alone(self, manifest: Manifest) -> bool:
+        """Whether every asked mask holds whole organs, so that no lesion need be told from one.
+
+        ``False`` for a model that cannot look for organs alone.
+        """
+        asked = [{s.name for s in members(mask)} for mask in self.masks_of(manifest)]
+        families = [
+            {n for n in manifest.outputs if n == organ or structure(n).parent == organ}
+            for organ in manifest.organs
+        ]
+        return all(mask >= f for mask in asked for f in families if mask & f) and bool(families)
 
     def notes(self, manifest: Manifest) -> tuple[str, ...]:
         """A sentence for each default mask that is missing because the model cannot find it."""

@@ -106,7 +106,8 @@ def segment(
 ) -> Segmentation:
     """Segment a CT.
 
-    The model and the parameters are checked before the CT is read.
+    The model and the parameters are checked before the CT is read. Lesions are not looked for where
+    no asked mask tells them from their organs.
 
     Args:
         source: what ``imaging.read.read_volume`` takes.
@@ -123,7 +124,9 @@ def segment(
     watch("load", 0.0)
     model = engines.store.resolve(options.model)
     masks = options.masks_of(model.manifest)
-    engine = engines.get(model, options.device)
+    engine = engines.get(model, options.device, options.organs_alone(model.manifest))
+    # What is asked for may be found by a part of the network; all that follows is of that part.
+    model = engine.model
     watch("read", 0.0)
     volume = _read(source, options, limits)
     keep = options.doubtful == "keep"

@@ -45,6 +45,8 @@ class LesionCascade(nn.Module):
     Attributes:
         organs: gives a channel for the background and each organ, in their order.
         lesions: gives one for the background and each member of a family with lesions.
+        organ_channels: of the output, that of each organ.
+        both: the answer is a pair: the scores, and what ``organs`` gives.
 
     Raises:
         BadParameter: ``organ_of`` does not name an earlier organ for each channel, or no lesion.
@@ -69,11 +71,13 @@ class LesionCascade(nn.Module):
             )
         self._families = [members for members in families.values() if len(members) > 1]
         self._organ = [kinds.index(organ) for organ in given]
+        self.organ_channels = tuple(kinds[1:])
+        self.both = False
         members = sum(map(len, self._families))
         self.organs = SubpixelUNet(len(kinds), **(organs or {}))
         self.lesions = SubpixelUNet(1 + members, **(_LESIONS | dict(lesions or {})))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         organs = self.organs(x)
         lesions = self.lesions(x) if self.training else self._around(organs, x)
         shares: dict[int, Tensor] = {}
@@ -88,7 +92,8 @@ class LesionCascade(nn.Module):
             organs[:, organ] + shares[channel] if channel in shares else organs[:, organ]
             for channel, organ in enumerate(self._organ)
         ]
-        return torch.stack(found, 1)
+        scores = torch.stack(found, 1)
+        return (scores, organs) if self.both else scores
 
     def _around(self, organs: Tensor, x: Tensor) -> Tensor:
         """The second network's scores around organs with families, the background's elsewhere."""

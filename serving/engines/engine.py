@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from imaging.errors import BadParameter
 from imaging.limits import MIB
 from imaging.threads import usable_cores
+from models.onnxfile import of_organs
 from models.store import StoredModel
 from models.trial import smallest_input
 from serving.engines import openvino
@@ -37,11 +39,14 @@ class Engine:
         threads: of one inference; ``None`` takes ``imaging.threads.usable_cores``.
         runtime: of :data:`RUNTIMES`, on a CPU: ``auto`` takes the fastest here among those whose
             masks the model's manifest says to be the same.
+        organs: run only the part of the graph that finds organs, of a model whose manifest names
+            some.
 
     Attributes:
-        model: which version.
+        model: which version, with the manifest of the part that is run.
         device: ``cpu`` or ``cuda``.
         runtime: what runs it.
+        organs: whether it is the part that finds organs.
         footprint_mb: what it takes of the memory, estimated from the size of its file.
         used: ``time.monotonic`` when it was loaded, or last asked for.
         finder: the network of the manifest's finder, where it has one.
@@ -59,16 +64,21 @@ class Engine:
         device: str = "auto",
         threads: int | None = None,
         runtime: str = "auto",
+        organs: bool = False,
     ) -> None:
         check_device(device)
         check_runtime(runtime)
         data = model.read()
+        self.organs, finder = organs, data
+        if organs:
+            data = of_organs(data, model.reference)
+            model = dataclasses.replace(model, manifest=model.manifest.of_organs())
         self.model = model
         self.footprint_mb = footprint_mb(len(data))
         threads = threads or usable_cores()
         self._runtime = self._open(data, device, threads, runtime)
         self.device, self.runtime = self._runtime.device, self._runtime.name
-        self.finder = open_finder(model.manifest, data, model.reference, threads)
+        self.finder = open_finder(model.manifest, finder, model.reference, threads)
         self.used = time.monotonic()
 
     def __call__(self, patches: NDArray[np.float32]) -> NDArray[Any]:

@@ -14,8 +14,8 @@ from models.store import Store, StoredModel
 from serving.engines.engine import Engine, footprint_mb
 from serving.engines.onnx_runtime import has_cuda
 
-# SHA-256 of the file, and the device.
-_Key = tuple[str, str]
+# SHA-256 of the file, the device, and whether organs alone are asked for.
+_Key = tuple[str, str, bool]
 
 
 class Engines:
@@ -60,14 +60,19 @@ class Engines:
         self._alive: WeakSet[Engine] = WeakSet()
         self._lock = threading.Lock()
 
-    def get(self, model: StoredModel, device: str) -> Engine:
+    def get(self, model: StoredModel, device: str, organs: bool = False) -> Engine:
         """The engine of that model on that device, loaded when it is not.
+
+        Args:
+            model: which version.
+            device: of :data:`serving.engines.engine.DEVICES`.
+            organs: the part of it that finds organs; an engine of its own.
 
         Raises:
             ModelError: the model alone takes more than ``memory_mb``.
             BadParameter, DeviceUnavailable, ModelNotFound, CorruptModel: see :class:`Engine`.
         """
-        key = _key(model, device)
+        key = _key(model, device, organs)
         with self._lock:
             engine = self._find(key)
             gate = self._gates.setdefault(key, threading.Lock())
@@ -125,6 +130,7 @@ class Engines:
             {
                 "model": engine.model.reference,
                 "sha256": engine.model.sha256,
+                "organs": engine.organs,
                 "device": engine.device,
                 "runtime": engine.runtime,
                 "footprint_mb": round(engine.footprint_mb, 1),
@@ -155,7 +161,7 @@ class Engines:
             self._coming[key] = wanted
             self._make_room()
         try:
-            engine = self._kind(model, device, self._threads, self._runtime)
+            engine = self._kind(model, device, self._threads, self._runtime, organs=key[2])
             with self._lock:
                 self._held[key] = engine
                 self._alive.add(engine)
@@ -189,8 +195,8 @@ def _give_back() -> None:
         trim(0)
 
 
-def _key(model: StoredModel, device: str) -> _Key:
+def _key(model: StoredModel, device: str, organs: bool = False) -> _Key:
     # Without CUDA in this build of ONNX Runtime, auto is the CPU, and one session serves both.
     if device == "auto" and not has_cuda():
         device = "cpu"
-    return model.sha256, device
+    return model.sha256, device, organs

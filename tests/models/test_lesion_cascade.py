@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-from imaging.errors import BadParameter
+from imaging.errors import BadParameter, CorruptModel
 from models.architectures.lesion_cascade import LesionCascade
 from models.export import export
+from models.onnxfile import of_organs, read_manifest
+from models.postprocess import decide
 from tests.models.manifests import manifest as small_manifest
 
 SMALL = {"filters": [4, 8, 8]}
@@ -145,3 +149,31 @@ def test_an_exported_network_looks_for_organs_anew(tmp_path: Path) -> None:
         (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(found), network(x), atol=1e-4, rtol=1e-4)
+
+
+def test_organs_can_be_asked_for_alone(tmp_path: Path) -> None:
+    path, network = exported(tmp_path)
+    manifest, alone = read_manifest(path), of_organs(path.read_bytes(), "it")
+    assert manifest.organs == ("pancreas", "kidney", "liver")
+    session = onnxruntime.InferenceSession(alone)
+    whole = onnxruntime.InferenceSession(path)
+    assert [output.name for output in whole.get_outputs()] == ["scores"]
+    assert len(onnx.load_from_string(alone).graph.node) < len(onnx.load(path).graph.node) / 2
+    for x in scans():
+        (found,) = session.run(None, {"image": x.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), network.organs(x))
+        (scores,) = whole.run(None, {"image": x.numpy()})
+        # Pancreas 1, its tumor 2; kidney 3, its tumor 4 and cyst 5.
+        organ_of = np.array([0, 1, 1, 3, 3, 3, 6], np.uint8)
+        organs = decide(found[0], manifest.of_organs())
+        np.testing.assert_array_equal(organ_of[decide(scores[0], manifest)], organs)
+
+
+def test_a_graph_without_organs_says_so(tmp_path: Path) -> None:
+    network = cascade().organs.eval()
+    manifest = small_manifest(outputs=("pancreas", "kidney", "liver"), divisor=(16,) * 3)
+    export(network, manifest, tmp_path / "model.onnx")
+    assert read_manifest(tmp_path / "model.onnx").organs == ()
+    with pytest.raises(CorruptModel, match="organs alone"):
+        of_organs((tmp_path / "model.onnx").read_bytes(), "it")

@@ -46,11 +46,11 @@ class Gated(Engine):
     waiting: dict[str, threading.Event]
     begun: list[str]
 
-    def __init__(self, model: StoredModel, device: str, threads: int | None, runtime: str) -> None:
+    def __init__(self, model: StoredModel, *settings: Any, **part: Any) -> None:
         self.begun.append(model.name)
         if model.name in self.waiting and not self.waiting[model.name].wait(20):
             raise AssertionError("nobody let it load")
-        super().__init__(model, device, threads, runtime)
+        super().__init__(model, *settings, **part)
 
 
 @pytest.fixture
