@@ -80,7 +80,8 @@ def to_model_grid(volume: Volume, sampling: Sampling) -> Volume:
 def body_corners(volume: Volume) -> NDArray[np.float64]:
     """LPS mm (8, 3) of the corners of the box around the body: the largest thing that is no air.
 
-    Judged on every few voxels; the box is grown by as much. A volume of air is its own box.
+    Judged on every few voxels: the box may leave out as much of its skin, where the body ends
+    before the volume does. A volume of air is its own box.
     """
     steps = [max(1, int(_GLANCE_MM / s)) for s in volume.geometry.spacing]
     seen = volume.array[tuple(slice(None, None, step) for step in steps)] > _BODY_HU
@@ -91,9 +92,9 @@ def body_corners(volume: Volume) -> NDArray[np.float64]:
         shape.Execute(parts)
         largest = max(shape.GetLabels(), key=shape.GetNumberOfPixels)
         x, y, z, nx, ny, nz = shape.GetBoundingBox(largest)
-        first, count = np.array([z, y, x]), np.array([nz, ny, nx])
-        low = np.maximum(low, (first - 1) * np.array(steps))
-        high = np.minimum(high, (first + count) * np.array(steps))
+        first, last = np.array([z, y, x]), np.array([z + nz, y + ny, x + nx]) - 1
+        low = first * np.array(steps)
+        high = np.where(last == np.array(seen.shape) - 1, high, last * np.array(steps))
     ends = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), -1).reshape(-1, 3)
     return np.asarray(volume.geometry.to_world(ends))
 

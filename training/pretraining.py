@@ -21,6 +21,7 @@ from models.onnxfile import read_manifest, read_weights
 from models.store import default_store
 from training import checkpoint
 from training.recipe import Recipe
+from training.recipes import RECIPES
 from training.trainer import initial_network
 
 RUN = "run.json"
@@ -78,7 +79,8 @@ class Given:
 def start_from(recipe: Recipe, source: str | Path) -> Start:
     """A recipe's network that begins with the weights of a model or of a training.
 
-    Tensors are taken by name and shape. Those with a slice for each output channel are taken
+    Of a model that was joined from parts the one is taken that the recipe trains. Tensors are taken
+    by name and shape. Those with a slice for each output channel are taken
     slice by slice, by the structures' names, so that a model can be trained on for other
     structures.
 
@@ -93,7 +95,7 @@ def start_from(recipe: Recipe, source: str | Path) -> Start:
         BadParameter: weights of another network: another architecture, or one of which less than
             half fits.
     """
-    given = read_given(source)
+    given = _part_for(recipe, read_given(source))
     network = initial_network(recipe)
     if given.architecture != recipe.architecture:
         raise BadParameter(
@@ -183,6 +185,27 @@ def read_given(source: str | Path) -> Given:
     return Given(
         name, weights, manifest.architecture, channels, manifest.provenance, manifest.licence
     )
+
+
+def _part_for(recipe: Recipe, given: Given) -> Given:
+    """The part of a joined model that a recipe trains; all of what is not joined, or from it."""
+    made_by = given.provenance.recipe if given.provenance else ""
+    parts = RECIPES[made_by](recipe.scale).parts if made_by in RECIPES else {}
+    for part, name in parts.items():
+        if name == recipe.name:
+            start = f"{part}."
+            network = {
+                n.removeprefix(start): t for n, t in given.network.items() if n.startswith(start)
+            }
+            channels = channels_of(recipe.outputs, recipe.activation)
+            return dataclasses.replace(
+                given,
+                name=f"the {part} of {given.name}",
+                network=network,
+                architecture=recipe.architecture,
+                channels=channels,
+            )
+    return given
 
 
 def _of_training(path: Path) -> Given:

@@ -57,6 +57,10 @@ def test_the_command_writes_a_model_that_can_be_gone_on_with(
     # Rounded to half precision, of scores that are as large as random weights make them.
     np.testing.assert_allclose(onnx_scorer(out)(x), expected, rtol=0.02, atol=np.ptp(expected) / 99)
     assert start_from(WHOLE, out).share == 1.0
+    for part, own in PARTS.items():
+        start = start_from(own, out)
+        assert start.share == 1.0
+        assert str(start).startswith(f"starts from the {part} of starter")
 
 
 def test_other_parts_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
