@@ -99,8 +99,9 @@ def export(
     """
     network = network.cpu().float().eval()
     network = rounded(network) if half else network
-    first = network.organ_channels if isinstance(network, FindsOrgans) else ()
-    manifest = dataclasses.replace(manifest, organs=tuple(manifest.outputs[c - 1] for c in first))
+    channels = network.organ_channels if isinstance(network, FindsOrgans) else ()
+    organs = tuple(manifest.outputs[channel - 1] for channel in channels)
+    manifest = dataclasses.replace(manifest, organs=organs)
     model = _to_onnx(_written_form(network), manifest)
     model = store_halves(model) if half else model
     data, inputs = model.SerializeToString(), [*_random_inputs(manifest), *samples]
