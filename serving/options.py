@@ -109,7 +109,9 @@ class Options:
             {n for n in manifest.outputs if n == organ or structure(n).parent == organ}
             for organ in manifest.organs
         ]
-        return all(mask >= f for mask in asked for f in families if mask & f) and bool(families)
+        return bool(families) and all(
+            mask >= family for mask in asked for family in families if mask & family
+        )
 
     def notes(self, manifest: Manifest) -> tuple[str, ...]:
         """A sentence for each default mask that is missing because the model cannot find it."""

@@ -80,9 +80,8 @@ def start_from(recipe: Recipe, source: str | Path) -> Start:
     """A recipe's network that begins with the weights of a model or of a training.
 
     Of a model that was joined from parts the one is taken that the recipe trains. Tensors are taken
-    by name and shape. Those with a slice for each output channel are taken
-    slice by slice, by the structures' names, so that a model can be trained on for other
-    structures.
+    by name and shape. Those with a slice for each output channel are taken slice by slice, by the
+    structures' names, so that a model can be trained on for other structures.
 
     Args:
         recipe: what is to be trained.
@@ -188,7 +187,7 @@ def read_given(source: str | Path) -> Given:
 
 
 def _part_for(recipe: Recipe, given: Given) -> Given:
-    """The part of a joined model that a recipe trains; all of what is not joined, or from it."""
+    """The part of a joined model that a recipe trains; all of it where there is no such part."""
     made_by = given.provenance.recipe if given.provenance else ""
     parts = RECIPES[made_by](recipe.scale).parts if made_by in RECIPES else {}
     for part, name in parts.items():

@@ -69,16 +69,16 @@ class Engine:
         check_device(device)
         check_runtime(runtime)
         data = model.read()
-        self.organs, finder = organs, data
+        self.organs, whole = organs, data
         if organs:
-            data = of_organs(data, model.reference)
+            data = of_organs(whole, model.reference)
             model = dataclasses.replace(model, manifest=model.manifest.of_organs())
         self.model = model
         self.footprint_mb = footprint_mb(len(data))
         threads = threads or usable_cores()
         self._runtime = self._open(data, device, threads, runtime)
         self.device, self.runtime = self._runtime.device, self._runtime.name
-        self.finder = open_finder(model.manifest, finder, model.reference, threads)
+        self.finder = open_finder(model.manifest, whole, model.reference, threads)
         self.used = time.monotonic()
 
     def __call__(self, patches: NDArray[np.float32]) -> NDArray[Any]:

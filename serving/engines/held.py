@@ -161,7 +161,8 @@ class Engines:
             self._coming[key] = wanted
             self._make_room()
         try:
-            engine = self._kind(model, device, self._threads, self._runtime, organs=key[2])
+            *_, organs = key
+            engine = self._kind(model, device, self._threads, self._runtime, organs=organs)
             with self._lock:
                 self._held[key] = engine
                 self._alive.add(engine)
