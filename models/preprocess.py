@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
@@ -80,23 +81,39 @@ def to_model_grid(volume: Volume, sampling: Sampling) -> Volume:
 def body_corners(volume: Volume) -> NDArray[np.float64]:
     """LPS mm (8, 3) of the corners of the box around the body: the largest thing that is no air.
 
-    Judged on every few voxels: the box may leave out as much of its skin, where the body ends
-    before the volume does. A volume of air is its own box.
+    Looked for on every few voxels; what lies between them and the box's sides is looked at voxel by
+    voxel, so that nothing bright is left out. A volume of air is its own box.
     """
     steps = [max(1, int(_GLANCE_MM / s)) for s in volume.geometry.spacing]
     seen = volume.array[tuple(slice(None, None, step) for step in steps)] > _BODY_HU
-    low, high = np.zeros(3), np.array(volume.array.shape) - 1.0
+    box = [(0, n) for n in volume.array.shape]
     if seen.any():
         parts = sitk.ConnectedComponent(sitk.GetImageFromArray(seen.astype(np.uint8)))
         shape = sitk.LabelShapeStatisticsImageFilter()
         shape.Execute(parts)
         largest = max(shape.GetLabels(), key=shape.GetNumberOfPixels)
         x, y, z, nx, ny, nz = shape.GetBoundingBox(largest)
-        first, last = np.array([z, y, x]), np.array([z + nz, y + ny, x + nx]) - 1
-        low = first * np.array(steps)
-        high = np.where(last == np.array(seen.shape) - 1, high, last * np.array(steps))
-    ends = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), -1).reshape(-1, 3)
-    return np.asarray(volume.geometry.to_world(ends))
+        found = zip((z, y, x), (nz, ny, nx), steps, volume.array.shape, strict=True)
+        box = [(max(0, (a - 1) * s), min(n, (a + count) * s + 1)) for a, count, s, n in found]
+        for axis, step in enumerate(steps):
+            box[axis] = _tightened(volume.array, box, axis, step)
+    ends = np.stack(np.meshgrid(*((a, b - 1.0) for a, b in box), indexing="ij"), -1)
+    return np.asarray(volume.geometry.to_world(ends.reshape(-1, 3)))
+
+
+def _tightened(
+    array: NDArray[Any], box: list[tuple[int, int]], axis: int, step: int
+) -> tuple[int, int]:
+    """A box's range along an axis without the planes of air at its ends, a step of them at most."""
+    planes = np.moveaxis(array[tuple(slice(a, b) for a, b in box)], axis, 0)
+    start, stop = box[axis]
+
+    def air(plane: int) -> bool:
+        return bool(planes[plane].max() <= _BODY_HU)
+
+    before = next((n for n in range(step) if not air(n)), step)
+    after = next((n for n in range(step) if not air(-1 - n)), step)
+    return start + before, stop - after
 
 
 def _around(corners: NDArray[np.float64], grid: Geometry) -> Geometry:

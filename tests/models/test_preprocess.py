@@ -138,11 +138,9 @@ def test_a_grid_of_the_body_leaves_the_rest_out(order) -> None:
     # A part of the whole grid, voxel for voxel, with all of the body and little else.
     np.testing.assert_allclose(whole.geometry.to_index(seen.geometry.origin), start, atol=1e-6)
     np.testing.assert_array_equal(seen.array, whole.array[part])
-    sides = np.array(seen.array.shape[1:]) * 2.0
-    body = np.array([20 * 0.8, 24 * 0.9])
-    assert (sides > body - 6 - 2).all()
-    assert (sides < body + 2 * 2).all()
-    assert seen.array.shape[0] == whole.array.shape[0]
+    assert (seen.array > 50).sum() == (whole.array[:, :19] > 50).sum()
+    assert seen.array.shape[1] * 2.0 < 20 * 0.8 + 2 * 2
+    assert seen.array.shape[2] * 2.0 < 24 * 0.9 + 2 * 2
 
 
 def test_a_volume_of_air_is_its_own_body() -> None:
