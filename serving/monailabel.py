@@ -203,8 +203,9 @@ def _bounded(request: Request, most: int) -> Request:
 
 
 async def _receive(request: Request, folder: Path) -> Upload:
+    desk = desk_of(request)
     try:
-        return await receive(request, folder, desk_of(request).settings.limits)
+        return await receive(request, folder, desk.settings.limits, desk.uploads)
     except EmptyInput as error:
         raise EmptyInput(
             "The request names no session or image that is kept here, and holds no file; send the "

@@ -18,6 +18,7 @@ from starlette.requests import Request
 
 from imaging.errors import BadParameter, EmptyInput, InputTooLarge, TruncatedFile
 from imaging.limits import MIB, Limits
+from serving.firstcome import FirstCome
 
 # Form fields are short words; more of them, or longer ones, are no parameters.
 MAX_FIELDS = 64
@@ -39,11 +40,18 @@ class Upload:
     digest: bytes = b""
 
 
-async def receive(request: Request, folder: Path, limits: Limits) -> Upload:
+async def receive(request: Request, folder: Path, limits: Limits, line: FirstCome) -> Upload:
     """Stream a request's body into ``folder``, which is made where it is missing.
 
     A ``multipart/form-data`` body is files (under any field names) and parameters; any other body
-    is one file whose content decides what it is, whatever its Content-Type says.
+    is one file whose content decides what it is, whatever its Content-Type says. Its pieces are
+    taken before those of bodies that began later.
+
+    Args:
+        request: its body has not been read.
+        folder: to write to.
+        limits: on bytes and files.
+        line: of all uploads.
 
     Raises:
         InputTooLarge: more bytes or files than the limits; a declared length is refused before
@@ -61,7 +69,7 @@ async def receive(request: Request, folder: Path, limits: Limits) -> Upload:
         sink = _Form(options.get(b"boundary", b""), folder, limits)
     else:
         sink = _Raw(folder)
-    received = 0
+    received, place = 0, line.come()
     try:
         async for chunk in request.stream():
             received += len(chunk)
@@ -69,7 +77,8 @@ async def receive(request: Request, folder: Path, limits: Limits) -> Upload:
                 raise _too_large(limits, received)
             if chunk:
                 # Disk and parser work stays off the event loop.
-                await anyio.to_thread.run_sync(sink.write, chunk)
+                async with place:
+                    await anyio.to_thread.run_sync(sink.write, chunk)
         return sink.finish()
     finally:
         sink.close()

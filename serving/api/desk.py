@@ -6,9 +6,13 @@ from starlette.requests import Request
 
 from models.store import Store
 from serving.api.watch import Watch
+from serving.firstcome import FirstCome
 from serving.jobs.jobs import Jobs
 from serving.metrics import Metrics
 from serving.settings import Settings
+
+# Uploads that are written to disk at a time: one goes on while the other waits for its next piece.
+_WRITING = 2
 
 
 class Desk:
@@ -22,6 +26,7 @@ class Desk:
 
     Attributes:
         watch: whom to ask for a job's end.
+        uploads: the line that they wait in.
     """
 
     def __init__(self, settings: Settings, store: Store, metrics: Metrics, jobs: Jobs) -> None:
@@ -30,6 +35,7 @@ class Desk:
         self.metrics = metrics
         self.jobs = jobs
         self.watch = Watch(jobs, metrics)
+        self.uploads = FirstCome(_WRITING)
 
 
 def desk_of(request: Request) -> Desk:

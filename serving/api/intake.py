@@ -55,7 +55,7 @@ async def take(request: Request, priority: int | None = None) -> Job:
         await in_thread(_check_model, desk, asked[0])
     await in_thread(desk.jobs.room)
     async with staged(desk.jobs) as folder:
-        upload = await receive(request, folder, desk.settings.limits)
+        upload = await receive(request, folder, desk.settings.limits, desk.uploads)
         given = _merged(query, upload)
         options, urgency = _checked(given, desk, priority)
         await in_thread(_check_model, desk, options)

@@ -62,7 +62,7 @@ async def post_model(request: Request) -> Response:
     _check_fields(query)
     check_length(request, limits)
     with desk.jobs.staged() as folder:
-        upload = await receive(request, folder / "model", limits)
+        upload = await receive(request, folder / "model", limits, desk.uploads)
         parcel = await in_thread(_unpack, upload, query)
         model = await in_thread(_admit, desk, parcel)
     note(request, model=model.reference)
