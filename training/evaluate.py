@@ -16,7 +16,7 @@ from models.manifest import Manifest
 from models.predict import predict
 from models.scorer import Scorer
 from training.cases import Case, Loaded, load
-from training.metrics import dice, mask_of, scorable, volume_error_ml
+from training.metrics import dice, judgeable, mask_of, scorable, volume_error_ml
 from training.surfaces import (
     KITS21_TOLERANCES_MM,
     average_surface_distance,
@@ -59,7 +59,7 @@ def score_case(
     masks: Sequence[str] = (),
     finder: Scorer | None = None,
 ) -> list[Score]:
-    """Predict one case and score what its labels can judge.
+    """Predict one case and score what its labels can judge, where they say something.
 
     Args:
         case: with its labels.
@@ -68,7 +68,8 @@ def score_case(
         masks: structures or groups to score, by default the model's structures.
         finder: of the model.
     """
-    predicted = predict(case.image, manifest, scorer, finder=finder).labels.array
+    labels = predict(case.image, manifest, scorer, finder=finder).labels.array
+    predicted = judgeable(labels, case.labels.array)
     spacing = case.image.geometry.spacing
     found = []
     for name in masks or scorable(manifest.outputs, case.annotated):

@@ -24,7 +24,7 @@ from models.predict import predict
 from models.scorer import Scorer
 from training.assess.subjects import Subject, subjects
 from training.cases import Case, Loaded, load
-from training.metrics import dice, mask_of, scorable
+from training.metrics import dice, judgeable, mask_of, scorable
 from training.package import onnx_scorer
 
 # By so much the mean Dice of a structure may fall.
@@ -161,7 +161,8 @@ def _compared(model: Subject, glance: Subject, margin_mm: float) -> _Compared:
     truth = case.labels.array
     names = scorable(manifest.outputs, case.annotated)
     before, after = (
-        [dice(mask_of(found, n), mask_of(truth, n)) for n in names] for found in (whole, part)
+        [dice(mask_of(judgeable(found, truth), n), mask_of(truth, n)) for n in names]
+        for found in (whole, part)
     )
     rows = tuple(zip(names, before, after, strict=True))
     return _Compared(rows, counting.counted() / voxels)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from models.labels import values
+from models.labels import UNKNOWN, values
 
 
 def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
@@ -27,6 +27,13 @@ def volume_error_ml(
 def mask_of(labels: NDArray[np.uint8], name: str) -> NDArray[np.bool_]:
     """The voxels of a named mask (a structure or a group) in a label map."""
     return np.isin(labels, values(name))
+
+
+def judgeable(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A predicted label map without what lies where nobody knows the truth: it is neither right nor
+    wrong. The same array where all is known."""
+    unknown = truth == UNKNOWN
+    return np.where(unknown, np.uint8(0), predicted) if unknown.any() else predicted
 
 
 def scorable(outputs: tuple[str, ...], annotated: tuple[str, ...]) -> tuple[str, ...]:

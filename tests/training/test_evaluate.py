@@ -43,6 +43,18 @@ def test_only_annotated_structures_are_scored_lesions_inside_their_organ(tmp_pat
     assert found == [Score("boxes", "pancreas", 1.0)]
 
 
+def test_unknown_voxels_are_not_judged(tmp_path: Path) -> None:
+    """Labels that leak become unknown (``islet data agree``), and a score says nothing of them."""
+    labels = boxes_ct()[1]
+    kidney = np.argwhere(labels == 3)
+    middle = kidney[:, 0] < np.median(kidney[:, 0])
+    labels[tuple(kidney[middle].T)] = 255
+    wrong = np.where(labels == 255, 0, labels).astype(np.uint8)
+    names = ("pancreas", "kidney")
+    assert [s.dice for s in scores(tmp_path / "a", labels, names)] == [1.0, 1.0]
+    assert scores(tmp_path / "b", wrong, names)[1].dice < 0.8
+
+
 def test_the_table_leaves_a_dash_where_nothing_was_scored() -> None:
     made = [Score("a", "liver", 0.5), Score("a", "kidney", 0.25), Score("b", "liver", 1.0)]
     assert table(made).splitlines() == [

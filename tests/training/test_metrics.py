@@ -11,6 +11,7 @@ from monai.metrics import compute_dice
 
 from training.metrics import (
     dice,
+    judgeable,
     mask_of,
     scorable,
     volume_error_ml,
@@ -60,3 +61,10 @@ def test_only_what_labels_can_judge_is_scored() -> None:
     outputs = ("pancreas", "pancreas_tumor", "kidney")
     assert scorable(outputs, ("kidney", "liver", "pancreas")) == ("pancreas", "kidney")
     assert scorable(outputs, ("spleen",)) == ()
+
+
+def test_what_is_predicted_where_nobody_knows_is_neither_right_nor_wrong() -> None:
+    predicted = np.array([3, 3, 1, 0], np.uint8)
+    assert judgeable(predicted, np.array([3, 255, 255, 0], np.uint8)).tolist() == [3, 0, 0, 0]
+    assert judgeable(predicted, np.array([3, 0, 1, 0], np.uint8)) is predicted
+    assert predicted.tolist() == [3, 3, 1, 0]

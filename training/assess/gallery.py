@@ -14,7 +14,7 @@ from training.assess.pictures import View, contact_sheet, draw
 from training.assess.planted import plant_copy, targets
 from training.assess.subjects import Bench
 from training.assess.tables import judged
-from training.metrics import dice, mask_of, volume_error_ml
+from training.metrics import dice, judgeable, mask_of, volume_error_ml
 from training.planting import REAL, Kind, Shapes
 
 FOLDER, SHEET = "gallery", "contact-sheet.png"
@@ -57,7 +57,8 @@ def sheet(figures: Mapping[str, Any], out: Path) -> Path | None:
 
 
 def _worst_structure(bench: Bench, out: Path, asked: Sequence[str]) -> dict[str, str] | None:
-    predicted, truth = bench.untouched[0], bench.loaded.labels.array
+    truth = bench.loaded.labels.array
+    predicted = judgeable(bench.untouched[0], truth)
     scores = {n: dice(mask_of(predicted, n), mask_of(truth, n)) for n in judged(bench, asked)}
     if not scores:
         return None

@@ -25,7 +25,7 @@ from training.assess.changes import (
 )
 from training.assess.subjects import Bench
 from training.assess.tables import judged
-from training.metrics import dice, mask_of
+from training.metrics import dice, judgeable, mask_of
 
 # Of a structure that a change leaves less than this part of, nothing is scored.
 _LEAST_LEFT = 0.1
@@ -135,7 +135,7 @@ def _change(
 def _dice(
     predicted: NDArray[np.uint8], truth: NDArray[np.uint8], whole: Mapping[str, int]
 ) -> dict[str, float]:
-    found = {}
+    found, predicted = {}, judgeable(predicted, truth)
     for name, voxels in whole.items():
         there = mask_of(truth, name)
         if np.count_nonzero(there) >= _LEAST_LEFT * max(voxels, 1):

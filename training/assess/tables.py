@@ -11,7 +11,7 @@ import numpy as np
 
 from training.assess.subjects import Bench
 from training.evaluate import Score
-from training.metrics import dice, mask_of, scorable, volume_error_ml
+from training.metrics import dice, judgeable, mask_of, scorable, volume_error_ml
 from training.surfaces import surface_dice
 
 # For all structures alike, so that they can be compared; KiTS21's own tolerances are half of it.
@@ -29,8 +29,9 @@ def measure(bench: Bench, asked: Sequence[str] = ()) -> dict[str, Any]:
         ``scores`` (fields of :class:`training.evaluate.Score` and ``truth_ml``), ``seconds``
         (``wall``, ``cpu``), ``shape`` and ``spacing_mm`` (Z, Y, X) of the CT.
     """
-    predicted, seconds = bench.untouched
+    labels, seconds = bench.untouched
     truth, grid = bench.loaded.labels.array, bench.loaded.image.geometry
+    predicted = judgeable(labels, truth)
     scores = []
     for name in judged(bench, asked):
         both = mask_of(predicted, name), mask_of(truth, name)

@@ -12,13 +12,13 @@ from imaging.geometry import Geometry
 from imaging.resample import resample_nearest
 from imaging.volume import Volume, to_canonical
 from models.confidence import Evidence, Lesion, is_lesion
-from models.labels import BY_NAME
+from models.labels import BY_NAME, UNKNOWN
 from models.manifest import Manifest
 from models.postprocess import connected_parts, decide
 from models.predict import grid_scores, network_input, predict
 from models.scorer import Scorer
 from training.calibration.copies import Copy
-from training.metrics import dice, mask_of
+from training.metrics import dice, judgeable, mask_of
 
 # The part of a marked lesion that must lie in a true one of its kind to count as real.
 REAL_OVERLAP = 0.1
@@ -62,7 +62,8 @@ def observe(
 ) -> Iterator[Observation]:
     """What the model marks in a copy, of the structures that its labels can judge."""
     found = predict(copy.image, manifest, scorer, keep_doubtful=True, finder=finder)
-    labels, truth = found.labels.array, _on(copy.truth, found.labels.geometry)
+    truth = _on(copy.truth, found.labels.geometry)
+    labels = judgeable(found.labels.array, truth)
     for name, finding in found.findings.items():
         if name not in copy.annotated or finding.evidence is None:
             continue
@@ -104,7 +105,7 @@ def sample(
     scores, labels, right = [], [], []
     for where, values, weight in grid_scores(image, manifest, scorer, _untold):
         decided = decide(values, manifest)
-        inside = np.isin(decided, judged)
+        inside = np.isin(decided, judged) & (truth[where] != UNKNOWN)
         factor = np.broadcast_to(weight, decided.shape)[inside]
         scores.append(np.stack([channel[inside] for channel in values]) / factor)
         labels.append(decided[inside])

@@ -100,6 +100,11 @@ def test_an_observation_is_the_model_beside_the_truth(tmp_path: Path) -> None:
     assert found["kidney"].outcome == pytest.approx(2 / 3)
     assert found["pancreas"].outcome == 1
 
+    labels[0:5] = np.where(boxes_ct()[1][0:5] == 3, 255, labels[0:5])
+    unsure = dataclasses.replace(case, labels=case.labels.with_array(labels))
+    found = {o.structure: o for o in observe("boxes", as_is(unsure), manifest, scorer)}
+    assert found["kidney"].outcome == 1
+
     known = dataclasses.replace(case, annotated=("kidney",))
     assert [o.structure for o in observe("boxes", as_is(known), manifest, scorer)] == ["kidney"]
 
@@ -115,6 +120,12 @@ def test_sampled_voxels_are_labelled_ones_and_right_where_the_truth_is(tmp_path:
     assert set(np.unique(found.labels)) <= {1, 2, 3}
     assert (found.right == (found.labels != 3)).all()
     assert (found.scores.argmax(axis=0) > 0).all()
+
+    unknown = np.where(boxes_ct()[1] == 3, 255, labels).astype(np.uint8)
+    case = dataclasses.replace(case, labels=case.labels.with_array(unknown))
+    found = sample("boxes", as_is(case), manifest, scorer, 500, np.random.default_rng(0))
+    assert set(np.unique(found.labels)) == {1, 2}
+    assert found.right.all()
 
 
 def test_a_calibration_is_fitted_on_all_and_judged_on_left_out_cases(tmp_path: Path) -> None:
