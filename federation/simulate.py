@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -110,6 +111,10 @@ class Lanes:
         if self._waiting:
             site, request = self._waiting.popleft()
             return Reply(site, _VISIT, _handled(self._job.to_json(), self._homes[site], request))
+        if not self._open:
+            # Nothing can come, and an empty wait is none.
+            time.sleep(seconds)
+            return None
         done, _ = wait(self._open.values(), seconds, FIRST_COMPLETED)
         for site, future in list(self._open.items()):
             if future in done:
