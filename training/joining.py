@@ -14,7 +14,7 @@ from imaging.errors import BadParameter
 from models.export import Parity
 from models.manifest import Manifest, Provenance
 from training.package import export_recipe
-from training.pretraining import Given, channels_of, read_given
+from training.pretraining import Given, channels_of, part_for, read_given
 from training.recipe import Recipe
 from training.recipes import recipe as named_recipe
 from training.trainer import initial_network
@@ -25,7 +25,8 @@ def join(recipe: Recipe, sources: Mapping[str, str | Path]) -> tuple[nn.Module, 
 
     Args:
         recipe: of the whole.
-        sources: of each part, as :func:`training.pretraining.start_from` takes them.
+        sources: of each part, as :func:`training.pretraining.start_from` takes them: of a model that
+            was joined before, that part.
 
     Returns:
         The network in evaluation mode. The provenance is that of the part that comes first, with
@@ -41,10 +42,13 @@ def join(recipe: Recipe, sources: Mapping[str, str | Path]) -> tuple[nn.Module, 
             f"{', '.join(sources) or 'nothing'}."
         )
     network = initial_network(recipe)
-    parts = {part: read_given(sources[part]) for part in recipe.parts}
-    for part, given in parts.items():
-        _put(network.get_submodule(part), given, named_recipe(recipe.parts[part], recipe.scale))
-    return network.eval(), _provenance(recipe, list(parts.values()))
+    parts = []
+    for part, name in recipe.parts.items():
+        own = named_recipe(name, recipe.scale)
+        given = part_for(own, read_given(sources[part]))
+        _put(network.get_submodule(part), given, own)
+        parts.append(given)
+    return network.eval(), _provenance(recipe, parts)
 
 
 def join_files(

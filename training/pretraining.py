@@ -94,7 +94,7 @@ def start_from(recipe: Recipe, source: str | Path) -> Start:
         BadParameter: weights of another network: another architecture, or one of which less than
             half fits.
     """
-    given = _part_for(recipe, read_given(source))
+    given = part_for(recipe, read_given(source))
     network = initial_network(recipe)
     if given.architecture != recipe.architecture:
         raise BadParameter(
@@ -186,7 +186,7 @@ def read_given(source: str | Path) -> Given:
     )
 
 
-def _part_for(recipe: Recipe, given: Given) -> Given:
+def part_for(recipe: Recipe, given: Given) -> Given:
     """The part of a joined model that a recipe trains; all of it where there is no such part."""
     made_by = given.provenance.recipe if given.provenance else ""
     parts = RECIPES[made_by](recipe.scale).parts if made_by in RECIPES else {}

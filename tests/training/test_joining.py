@@ -63,6 +63,17 @@ def test_the_command_writes_a_model_that_can_be_gone_on_with(
         assert str(start).startswith(f"starts from the {part} of starter")
 
 
+def test_a_part_of_a_joined_model_is_joined_with_another_one(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole.onnx"
+    joining.join_files(WHOLE, files, whole)
+    again, _ = join(WHOLE, {"organs": whole, "lesions": files["lesions"]})
+    for name, value in join(WHOLE, files)[0].state_dict().items():
+        # A file has its weights in half precision.
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
 def test_other_parts_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(BadParameter, match="from organs, lesions, not from organs"):
         join(WHOLE, {"organs": files["organs"]})
