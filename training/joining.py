@@ -25,8 +25,8 @@ def join(recipe: Recipe, sources: Mapping[str, str | Path]) -> tuple[nn.Module, 
 
     Args:
         recipe: of the whole.
-        sources: of each part, as :func:`training.pretraining.start_from` takes them: of a model that
-            was joined before, that part.
+        sources: of each part, as :func:`training.pretraining.start_from` takes them: of a
+            model that was joined before, that part.
 
     Returns:
         The network in evaluation mode. The provenance is that of the part that comes first, with
