@@ -68,8 +68,7 @@ def observe(
         if name not in copy.annotated or finding.evidence is None:
             continue
         if is_lesion(BY_NAME[name]):
-            right = truth == BY_NAME[name].value
-            for lesion, real in _with_truth(finding.lesions, found.labels, name, right):
+            for lesion, real in _with_truth(finding.lesions, found.labels, name, truth):
                 volume = lesion.evidence.volume_ml
                 yield Observation(
                     case, copy.name, name, lesion.evidence, real, volume, patient=copy.patient
@@ -136,9 +135,12 @@ def _on(truth: Volume, grid: Geometry) -> NDArray[np.uint8]:
 
 
 def _with_truth(
-    lesions: tuple[Lesion, ...], labels: Volume, name: str, right: NDArray[np.bool_]
+    lesions: tuple[Lesion, ...], labels: Volume, name: str, truth: NDArray[np.uint8]
 ) -> Iterator[tuple[Lesion, float]]:
-    """Each lesion with 1 where it is real, else 0: by the part of the label map nearest to it."""
+    """Each lesion with 1 where it is real, else 0: by the part of the label map nearest to it.
+
+    Only what of it lies where the truth is known counts; of a lesion without any nothing is said.
+    """
     parts = connected_parts(labels.array == BY_NAME[name].value)
     places = np.argwhere(parts)
     if not len(places):
@@ -146,11 +148,14 @@ def _with_truth(
     owner = parts[tuple(places.T)] - 1
     counts = np.bincount(owner)
     middles = np.stack([np.bincount(owner, axis) / counts for axis in places.T], axis=1)
-    overlap = np.bincount(owner, right[tuple(places.T)]) / counts
+    true = truth[tuple(places.T)]
+    known = np.bincount(owner, true != UNKNOWN)
+    right = np.bincount(owner, true == BY_NAME[name].value)
     world = labels.geometry.to_world(middles)
     for lesion in lesions:
         nearest = np.argmin(np.linalg.norm(world - np.array(lesion.centre_mm), axis=1))
-        yield lesion, float(overlap[nearest] >= REAL_OVERLAP)
+        if known[nearest]:
+            yield lesion, float(right[nearest] >= REAL_OVERLAP * known[nearest])
 
 
 def _untold(_step: str, _part: float) -> None:

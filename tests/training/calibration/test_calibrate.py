@@ -105,6 +105,17 @@ def test_an_observation_is_the_model_beside_the_truth(tmp_path: Path) -> None:
     found = {o.structure: o for o in observe("boxes", as_is(unsure), manifest, scorer)}
     assert found["kidney"].outcome == 1
 
+    # Nobody knows about the tumor, then about most of it.
+    tumor = boxes_ct()[1] == 2
+    labels = np.where(tumor, np.uint8(255), case.labels.array)
+    hidden = dataclasses.replace(case, labels=case.labels.with_array(labels))
+    found = {o.structure: o for o in observe("boxes", as_is(hidden), manifest, scorer)}
+    assert set(found) == {"kidney", "pancreas"}
+    labels[tuple(np.argwhere(tumor)[0])] = 2
+    hidden = dataclasses.replace(case, labels=case.labels.with_array(labels))
+    found = {o.structure: o for o in observe("boxes", as_is(hidden), manifest, scorer)}
+    assert found["pancreas_tumor"].outcome == 1
+
     known = dataclasses.replace(case, annotated=("kidney",))
     assert [o.structure for o in observe("boxes", as_is(known), manifest, scorer)] == ["kidney"]
 
