@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from imaging.errors import BadParameter
 from models.architectures.subpixel_unet import SubpixelUNet
@@ -27,10 +28,11 @@ class LesionCascade(nn.Module):
     """Organs by the one network, and by the other what of each is organ and what lesion.
 
     An organ's score is shared by its family: the likeliest member, by the second network, has it
-    whole, the others what they are less likely by. So a lesion ends where its organ, of which it is
-    a part, ends for the first network. What the second one takes for background there (vessels and
-    fat at an organ's edge) is the organ's, no lesion. In use it looks at the box around the organs
-    that may have one, since it is only asked there.
+    whole, the others what they are less likely by. What the second one takes for background there
+    (vessels and fat at an organ's edge) is the organ's, no lesion. Many cysts and tumors bulge out
+    of what the first network takes for their organ: some voxels beyond it the background, if the
+    first one sees it there, is a lesion's where the second one has it ahead of all else. In use
+    that one looks at the box around the organs that may have one, since it is only asked there.
 
     Input (N, 1, Z, Y, X) with sides that are multiples of 16; output logits (N, channels, Z, Y, X).
     The second network's batch norms keep the statistics that they came with: they are those of
@@ -41,6 +43,7 @@ class LesionCascade(nn.Module):
         organ_of: for each of them the channel of its organ, its own for an organ and the
             background; by default channel 1 is an organ and what follows are its lesions.
         organs, lesions: options of the two :class:`SubpixelUNet`.
+        bulge: so many voxels a lesion may reach beyond its organ.
 
     Attributes:
         organs: gives a channel for the background and each organ, in their order.
@@ -49,7 +52,8 @@ class LesionCascade(nn.Module):
         both: the answer is a pair: the scores, and what ``organs`` gives.
 
     Raises:
-        BadParameter: ``organ_of`` does not name an earlier organ for each channel, or no lesion.
+        BadParameter: ``organ_of`` does not name an earlier organ for each channel, or no lesion, or
+            ``bulge`` is negative.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class LesionCascade(nn.Module):
         organ_of: Sequence[int] | None = None,
         organs: Mapping[str, Any] | None = None,
         lesions: Mapping[str, Any] | None = None,
+        bulge: int = 0,
     ) -> None:
         super().__init__()
         given = tuple(organ_of or (0, *[1] * (channels - 1)))
@@ -69,6 +74,9 @@ class LesionCascade(nn.Module):
                 f"organ_of {given} must name for each of {channels} channels that of its organ, "
                 "for the background and organs their own, and have a lesion."
             )
+        if bulge < 0:
+            raise BadParameter(f"bulge must be 0 voxels or more, not {bulge}.")
+        self._bulge = bulge
         self._families = [members for members in families.values() if len(members) > 1]
         self._organ = [kinds.index(organ) for organ in given]
         self.organ_channels = tuple(kinds[1:])
@@ -79,25 +87,25 @@ class LesionCascade(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         organs = self.organs(x)
-        lesions = self.lesions(x) if self.training else self._around(organs, x)
-        shares: dict[int, Tensor] = {}
+        label = organs.argmax(1)
+        lesions = self.lesions(x) if self.training else self._around(label, x)
+        found = [organs[:, organ] for organ in self._organ]
         first = 1
         for family in self._families:
-            healthy = torch.maximum(lesions[:, :1], lesions[:, first : first + 1])
-            scores = torch.cat([healthy, lesions[:, first + 1 : first + len(family)]], 1)
+            shares = _shares(lesions, first, first + len(family))
+            for i, channel in enumerate(family):
+                found[channel] = found[channel] + shares[:, i]
+            if self._bulge:
+                beyond = _beyond(label, self._organ[family[0]], self._bulge)
+                for i, channel in enumerate(family[1:], first + 1):
+                    reaching = torch.maximum(found[channel], organs[:, 0] + _lead(lesions, i))
+                    found[channel] = torch.where(beyond, reaching, found[channel])
             first += len(family)
-            less = scores - scores.amax(1, keepdim=True)
-            shares |= {channel: less[:, i] for i, channel in enumerate(family)}
-        found = [
-            organs[:, organ] + shares[channel] if channel in shares else organs[:, organ]
-            for channel, organ in enumerate(self._organ)
-        ]
         scores = torch.stack(found, 1)
         return (scores, organs) if self.both else scores
 
-    def _around(self, organs: Tensor, x: Tensor) -> Tensor:
+    def _around(self, label: Tensor, x: Tensor) -> Tensor:
         """The second network's scores around organs with families, the background's elsewhere."""
-        label = organs.argmax(1)
         wanted = torch.zeros_like(label, dtype=torch.bool)
         for family in self._families:
             wanted = wanted | (label == self._organ[family[0]])
@@ -117,6 +125,30 @@ class LesionCascade(nn.Module):
             if isinstance(module, nn.BatchNorm3d):
                 module.eval()
         return self
+
+
+def _shares(lesions: Tensor, first: int, last: int) -> Tensor:
+    """By how much each member of a family (channels from ``first`` to ``last`` of the second
+    network) is behind the likeliest one; what is background there is the organ's."""
+    healthy = torch.maximum(lesions[:, :1], lesions[:, first : first + 1])
+    scores = torch.cat([healthy, lesions[:, first + 1 : last]], 1)
+    return scores - scores.amax(1, keepdim=True)
+
+
+def _lead(lesions: Tensor, channel: int) -> Tensor:
+    """By how much a channel of the second network is ahead of the best other one."""
+    others = torch.cat([lesions[:, :channel], lesions[:, channel + 1 :]], 1)
+    return lesions[:, channel] - others.amax(1)
+
+
+def _beyond(label: Tensor, organ: int, reach: int) -> Tensor:
+    """The background (N, Z, Y, X) within so many voxels of an organ, along each axis."""
+    near = (label == organ).float()[:, None]
+    for axis in range(3):
+        size, pad = [1, 1, 1], [0, 0, 0]
+        size[axis], pad[axis] = 2 * reach + 1, reach
+        near = functional.max_pool3d(near, size, 1, pad)
+    return (near[:, 0] > 0) & (label == 0)
 
 
 def _span(wanted: Tensor, axis: int, step: int) -> Tensor:

@@ -69,8 +69,9 @@ def test_its_batch_norms_stay_as_they_are() -> None:
         {"organ_of": (0, 0, 2, 3, 3, 3, 6)},
         {"organ_of": (0, 1, 1, 2, 3, 3, 6)},
         {"lesions": SMALL | {"norm": "layer"}},
+        {"bulge": -1},
     ],
-    ids=["count", "no lesion", "later", "of the background", "lesion of a lesion", "norm"],
+    ids=["count", "no lesion", "later", "of the background", "lesion of a lesion", "norm", "bulge"],
 )
 def test_other_families_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(BadParameter):
@@ -83,6 +84,34 @@ class Bright(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         liver = torch.full_like(x, -9.0)
         return torch.cat([1 - x, x - 1, 2 * x - 4, liver], 1)
+
+
+class Tumors(nn.Module):
+    """A pancreas tumor wherever it is asked, but none where the scan is dark."""
+
+    divisor = 8
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        none = torch.zeros_like(x)
+        return torch.cat([none, none, 5 + 9 * x.clamp(max=0), none, none, none], 1)
+
+
+@pytest.mark.parametrize("bulge", [0, 3])
+@pytest.mark.parametrize("mode", ["in use", "in training"])
+def test_a_lesion_reaches_so_far_beyond_its_organ_and_into_no_other(bulge: int, mode: str) -> None:
+    network = cascade(bulge=bulge).train(mode == "in training")
+    network.organs = Bright()  # type: ignore[assignment]
+    network.lesions = Tumors()  # type: ignore[assignment]
+    x = torch.zeros(1, 1, 48, 48, 48)
+    x[..., 20:24, 20:24, 20:24] = 2
+    x[..., 24:28, 20:24, 20:24] = 4
+    x[..., 20:24, 20:24, 16:20] = -1
+    wanted = torch.zeros(48, 48, 48, dtype=torch.int64)
+    near = slice(20 - bulge, 24 + bulge)
+    wanted[near, near, near] = 2
+    wanted[20:24, 20:24, 16:20] = 0
+    wanted[24:28, 20:24, 20:24] = 3
+    assert torch.equal(network(x)[0].argmax(0), wanted)
 
 
 def looking(network: LesionCascade) -> list[tuple[int, ...]]:
@@ -127,9 +156,9 @@ def test_where_there_is_no_organ_next_to_nothing_is_looked_at() -> None:
     assert not found.argmax(1).any()
 
 
-def exported(folder: Path) -> tuple[Path, LesionCascade]:
+def exported(folder: Path, bulge: int = 0) -> tuple[Path, LesionCascade]:
     """A cascade that finds bright organs, as a file and as it is."""
-    network = cascade().eval()
+    network = cascade(bulge=bulge).eval()
     network.organs = Bright()  # type: ignore[assignment]
     outputs = ("pancreas", "pancreas_tumor", "kidney", "kidney_tumor", "kidney_cyst", "liver")
     manifest = small_manifest(outputs=outputs, architecture="lesion_cascade", divisor=(16,) * 3)
@@ -143,7 +172,7 @@ def scans() -> list[torch.Tensor]:
 
 
 def test_an_exported_network_looks_for_organs_anew(tmp_path: Path) -> None:
-    path, network = exported(tmp_path)
+    path, network = exported(tmp_path, bulge=2)
     session = onnxruntime.InferenceSession(path)
     for x in scans():
         (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
