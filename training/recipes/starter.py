@@ -77,8 +77,6 @@ def starter(scale: Scale = "paper") -> Recipe:
             "organ_of": [0, 1, 1, 3, 3, 3, 6, 7],
             "organs": organs.options,
             "lesions": lesions.options,
-            # Cysts bulge: 7.5 mm beyond kidney or pancreas (docs/log.md).
-            "bulge": 3,
         },
         outputs=_OUTPUTS,
         parts={"organs": organs.name, "lesions": lesions.name},
