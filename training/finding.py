@@ -161,8 +161,8 @@ def _compared(model: Subject, glance: Subject, margin_mm: float) -> _Compared:
     truth = case.labels.array
     names = scorable(manifest.outputs, case.annotated)
     before, after = (
-        [dice(mask_of(judgeable(found, truth), n), mask_of(truth, n)) for n in names]
-        for found in (whole, part)
+        [dice(mask_of(found, n), mask_of(truth, n)) for n in names]
+        for found in (judgeable(whole, truth), judgeable(part, truth))
     )
     rows = tuple(zip(names, before, after, strict=True))
     return _Compared(rows, counting.counted() / voxels)
