@@ -279,14 +279,13 @@ def test_a_slow_provider_holds_up_only_who_needs_a_new_key(server: Server, clock
         verifier = Verifier(provider(server, jwks=server.jwks))
         await verifier.identify(server.token())
         server.keys.append(public(made.OTHER_RSA_KEY, "new"))
-        server.delay = 0.3
+        server.delay = 1.0
         clock.now += 301
         new = server.token(made.OTHER_RSA_KEY, "new")
         waiting = [asyncio.create_task(verifier.identify(new)) for _ in range(3)]
         await asyncio.sleep(0.05)
-        began = time.monotonic()
         await verifier.identify(server.token())
-        assert time.monotonic() - began < 0.2
+        assert not any(task.done() for task in waiting)
         waiting[0].cancel()
         assert (await waiting[1]).subject == (await waiting[2]).subject == "oidc:alice"
         assert len(server.asked) == 2
