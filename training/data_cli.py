@@ -45,14 +45,14 @@ def _add_changed(kinds: Any) -> None:
     lesions = kinds.add_parser("plant", help="copies of cases with real lesions' shapes in them")
     lesions.set_defaults(command=plant)
     _add_from(lesions)
-    lesions.add_argument("--shapes", type=Path, required=True, help="folder of the label maps")
+    _add_copies(lesions)
     lesions.add_argument("--shapes-cache", type=Path, help=".npz that makes their reading fast")
-    lesions.add_argument("--copies", type=int, default=1, help="of each case")
-    lesions.add_argument("--seed", type=int, default=0)
-    lesions.add_argument(
-        "--part", default="train", choices=("train", "held-out"), help="of the shapes"
-    )
     lesions.add_argument("--kinds", nargs="+", help="lesions (default: all there are shapes of)")
+
+    organs = kinds.add_parser("reshape", help="copies of cases with other patients' organs' forms")
+    organs.set_defaults(command=reshape)
+    _add_from(organs)
+    _add_copies(organs)
 
     part = kinds.add_parser("subset", help="some cases, labelled for fewer structures")
     part.set_defaults(command=subset)
@@ -74,6 +74,15 @@ def _add_changed(kinds: Any) -> None:
 def _add_from(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="data sets")
     parser.add_argument("-o", "--out", type=Path, required=True, help="a new folder")
+
+
+def _add_copies(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shapes", type=Path, required=True, help="folder of the label maps")
+    parser.add_argument("--copies", type=int, default=1, help="of each case")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--part", default="train", choices=("train", "held-out"), help="of the shapes"
+    )
 
 
 def _add_phantoms(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +121,19 @@ def plant(args: argparse.Namespace) -> int:
     cases = open_datasets(args.folders)
     found = plant_set(cases, args.out, shapes, args.copies, args.seed, kinds)
     print(f"{found} lesions planted in {args.out}")
+    return 0
+
+
+def reshape(args: argparse.Namespace) -> int:
+    """``islet data reshape DIR -o OUT --shapes SHAPES``: cases whose organs have other forms."""
+    from training.datasets import open_datasets
+    from training.reshaping import Forms
+    from training.reshaping.sets import reshape_set
+
+    forms = Forms.open(args.shapes, args.part)
+    cases = open_datasets(args.folders)
+    found = reshape_set(cases, args.out, forms, args.copies, args.seed)
+    print(f"{found} organs reshaped in {args.out}")
     return 0
 
 

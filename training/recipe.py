@@ -243,8 +243,8 @@ class Recipe:
         foreground_box: centre them anywhere in the labels' box, grown by so many voxels, instead.
         slab: take patches only from slices within so many of a labelled one (0: from everywhere).
         phantoms, phantom_share: how many phantoms join the cases, and their part of the patches.
-        copy_share: part of a patient's patches that come from copies with planted lesions, where
-            the CT that they were made of is there too; ``None`` draws them like all cases.
+        copy_share: part of a patient's patches that come from changed copies (planted, reshaped),
+            where the CT that they were made of is there too; ``None`` draws them like all cases.
         strangers: how many CTs without an abdomen are among the phantoms besides: what holds no
             organ is learned as well.
         plant: probability that a patch of a case without labels of a lesion gets a planted one, of
