@@ -22,14 +22,24 @@ from federation.codec import decode, encode_with_feedback
 from federation.job import Job
 from federation.parts import HEAD, moved, parts_of, rows_of, shared_weights, under
 from federation.privacy import statement
-from federation.progress import FAILED, LATE, TOOK_PART, TRAINING, WAITING, Entry, History, Round
+from federation.progress import (
+    FAILED,
+    LATE,
+    ROUNDS,
+    TOOK_PART,
+    TRAINING,
+    WAITING,
+    Entry,
+    History,
+    Round,
+)
 from federation.selection import Candidates
 from federation.strategies import options_of, strategy
 from imaging.errors import JobFailed, MessageRefused, UpdateRefused
 from imaging.files import sweep, whole_file
 from training.trainer import initial_network
 
-ROUNDS, MATRIX = "rounds.json", "matrix.json"
+MATRIX = "matrix.json"
 _STATE = "state.bin"
 
 

@@ -20,6 +20,9 @@ from federation.job import check_site
 from imaging.errors import BadParameter, DataError
 from imaging.files import write_whole
 
+# The coordinator's file of it.
+ROUNDS = "rounds.json"
+
 TOOK_PART, LATE, ABSENT, FAILED = "took part", "late", "absent", "failed"
 WAITING, TRAINING, REFUSED = "waiting", "training", "refused"
 STATES = (TOOK_PART, LATE, ABSENT, REFUSED, FAILED, WAITING, TRAINING)

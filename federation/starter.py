@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from federation.beginning import started
-from federation.coordinator import ROUNDS
 from federation.flare.local import kept, publish, run_local
 from federation.home import Home
 from federation.job import Job, scheduled
 from federation.learner import cases_of
 from federation.policy import FACTS, Policy
-from federation.progress import History
+from federation.progress import ROUNDS, History
 from federation.result import GLOBAL_MODEL
 from imaging.errors import DataError
 from imaging.files import write_whole

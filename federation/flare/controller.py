@@ -23,10 +23,11 @@ from federation.exchange import Reply
 from federation.flare.guard import held
 from federation.flare.home import STATE, read_tracking
 from federation.flare.muster import GONE, VISIT
-from federation.flare.package import HISTORY, REPLY, REQUEST, TASK, read_job
+from federation.flare.package import REPLY, REQUEST, TASK, read_job
+from federation.progress import ROUNDS
 from imaging.errors import Cancelled, IsletError
 
-RESULTS = ("global.onnx", HISTORY, "matrix.json", "report.html", "report.png")
+RESULTS = ("global.onnx", ROUNDS, "matrix.json", "report.html", "report.png")
 """Files of a finished job that its coordinators are handed."""
 _LOG = logging.getLogger("islet.federation")
 _ROLL_CALL_S = 1.0
@@ -163,10 +164,10 @@ class IsletController(Controller):  # type: ignore[misc]
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Answer who asks how the job stands."""
         if event_type == InfoCollector.EVENT_TYPE_GET_STATS and self._folder is not None:
-            history = self._folder / HISTORY
+            history = self._folder / ROUNDS
             if history.exists():
                 collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
-                collector.set_info(TASK, {HISTORY: history.read_text()})
+                collector.set_info(TASK, {ROUNDS: history.read_text()})
 
     def _hand_over(self, run: Path) -> None:
         """Copy the results to where FLARE packs a job's download; its folder does not last."""

@@ -30,9 +30,9 @@ from nvflare.fuel.flare_api.flare_api import Session as EngineSession
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
 from federation.flare.home import STATE
-from federation.flare.package import HISTORY, TASK, write_package
+from federation.flare.package import TASK, write_package
 from federation.job import Job
-from federation.progress import History
+from federation.progress import ROUNDS, History
 from imaging.errors import BadParameter, FederationError
 
 _CONNECT_S = 15.0
@@ -141,7 +141,7 @@ class Session:
             # It ended meanwhile, or has just begun.
             return None
         told = stats.get("server", {}).get(TASK, {}) if isinstance(stats, dict) else {}
-        return History.from_json(told[HISTORY]) if HISTORY in told else None
+        return History.from_json(told[ROUNDS]) if ROUNDS in told else None
 
 
 @contextmanager
