@@ -46,6 +46,7 @@ def write_copies(
     copies: int,
     seed: int,
     make: Callable[[Loaded, np.random.Generator], Copied],
+    mark: str = "",
 ) -> Iterator[Copied]:
     """Write copies of cases in the layout of ``ct_index``, yielding each; the index comes last.
 
@@ -58,6 +59,7 @@ def write_copies(
         copies: of each case.
         seed: of the set.
         make: changes a case.
+        mark: before a copy's number in its name, so that sets of several kinds go together.
 
     Raises:
         BadParameter: a folder that is not empty, fewer than one copy, or a negative seed.
@@ -72,7 +74,7 @@ def write_copies(
         read = load(case)
         for number in range(copies):
             rng = np.random.default_rng([seed, zlib.crc32(case.name.encode()), number])
-            made, name = make(read, rng), f"{case.name}-{number:03d}"
+            made, name = make(read, rng), f"{case.name}-{mark}{number:03d}"
             write_nifti(made.image, out / name / "ct.nii.gz")
             write_nifti(made.labels, out / name / "label.nii.gz")
             entries.append(_entry(name, case, made))

@@ -45,4 +45,4 @@ def reshape_set(cases: Sequence[Case], out: Path, forms: Forms, copies: int, see
         how = "warped with the CT"
         return Copied(made.image, made.labels, case.annotated, made.forms, "organ", how, told)
 
-    return sum(len(made.shapes) for made in write_copies(cases, out, copies, seed, make))
+    return sum(len(made.shapes) for made in write_copies(cases, out, copies, seed, make, "form"))

@@ -197,7 +197,7 @@ def test_the_command_writes_a_set_that_is_read(folder: Path, tmp_path: Path) -> 
     words = ["data", "reshape", str(home), "-o", str(out), "--shapes", str(folder)]
     assert islet.main([*words, "--copies", "2", "--seed", "3"]) == 0
     first, second = open_dataset(out)
-    assert (first.name, second.name, first.group) == ("one-000", "one-001", "one")
+    assert (first.name, second.name, first.group) == ("one-form000", "one-form001", "one")
     assert first.annotated == case.annotated
     assert (load(first).image.array != load(second).image.array).any()
     told = json.loads((out / "index.json").read_text())["cases"][0]
