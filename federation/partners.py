@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,6 @@ from training.datasets.subset import write_subset
 from training.phantoms.sets import phantom_series, stranger_series
 from training.planting import Shapes
 from training.planting.sets import plant_set
-from training.reshaping import Forms
-from training.reshaping.sets import reshape_set
 
 # The model does not name the last three; augmentation fills them and gives them other phases.
 _ORGANS = ("pancreas", "kidney", "liver", "spleen", "gallbladder", "stomach", "duodenum")
@@ -35,7 +33,6 @@ class Partner:
         annotated: structures that its labels name.
         cases: names of CTs that it has, of the set that is shared out.
         copies: of each of its CTs, with lesions of real shapes planted, beside the CT itself.
-        reshaped: copies of each whose organs take the forms of others.
         phantoms: how many it has besides.
         strangers: how many CTs without an abdomen; that they hold none of its structures is known.
     """
@@ -44,7 +41,6 @@ class Partner:
     annotated: tuple[str, ...]
     cases: tuple[str, ...] = ()
     copies: int = 0
-    reshaped: int = 0
     phantoms: int = 0
     strangers: int = 0
 
@@ -57,11 +53,10 @@ class Partner:
         check_site(self.name)
         for name in self.annotated:
             structure(name)
-        counts = (self.copies, self.reshaped, self.phantoms, self.strangers)
-        if min(counts) < 0 or not (self.cases or self.phantoms):
+        if min(self.copies, self.phantoms, self.strangers) < 0 or not (self.cases or self.phantoms):
             raise BadParameter(
-                f"Site {self.name} needs cases or phantoms, and no negative number of planted or "
-                f"reshaped copies, phantoms or strangers ({', '.join(map(str, counts))})."
+                f"Site {self.name} needs cases or phantoms, and no negative number of copies "
+                f"({self.copies}), phantoms ({self.phantoms}) or strangers ({self.strangers})."
             )
 
 
@@ -89,7 +84,7 @@ def share_out(
     Args:
         partners: the sites.
         data: data sets with the CTs that they name.
-        shapes: real lesions and organs, of :class:`training.planting.Shapes`, for the copies.
+        shapes: real lesions' shapes, of :class:`training.planting.Shapes`, for planted copies.
         out: a folder for all; a site's sets lie in that of its name.
         seed: of phantoms and lesions.
 
@@ -103,11 +98,12 @@ def share_out(
     missing = [n for p in partners for n in p.cases if n not in cases]
     if missing:
         raise BadParameter(f"No data set holds {', '.join(missing)}; there are {', '.join(cases)}.")
-    if shapes is None and any(p.copies or p.reshaped for p in partners):
-        raise BadParameter("Copies of CTs need --shapes, real lesions and organs.")
+    library = None
+    if any(p.copies for p in partners):
+        if shapes is None:
+            raise BadParameter("Copies with planted lesions need --shapes, real lesions' shapes.")
+        library = Shapes.open(shapes, cache=out / "shapes.npz")
     seeds = np.random.SeedSequence(seed).generate_state(len(partners)).tolist()
-    # Without copies none are looked for.
-    library = shapes or out
     return {
         partner.name: tuple(
             _sets(partner, [cases[n] for n in partner.cases], library, out / partner.name, own)
@@ -117,39 +113,34 @@ def share_out(
 
 
 def _sets(
-    partner: Partner, cases: Sequence[Case], shapes: Path, out: Path, seed: int
+    partner: Partner, cases: Sequence[Case], shapes: Shapes | None, out: Path, seed: int
 ) -> Iterator[Path]:
     """A site's data sets, made where they are not there."""
-    labels, cts = partner.annotated, out / "cts"
-
-    def planted(to: Path) -> None:
-        library = Shapes.open(shapes, cache=out.parent / "shapes.npz")
-        plant_set(open_dataset(cts), to, library, partner.copies, seed)
-
-    def reshaped(to: Path) -> None:
-        reshape_set(open_dataset(cts), to, Forms.open(shapes), partner.reshaped, seed)
-
-    def phantoms(to: Path) -> None:
-        ct_index.write(to, phantom_series(partner.phantoms, seed, structures=labels))
-
-    def strangers(to: Path) -> None:
-        ct_index.write(to, stranger_series(partner.strangers, seed, labels))
-
     if cases:
-        yield _made(cts, lambda to: write_subset(cases, to, annotated=labels))
-    for count, make in (
-        (partner.copies, planted),
-        (partner.reshaped, reshaped),
-        (partner.phantoms, phantoms),
-        (partner.strangers, strangers),
-    ):
-        if count:
-            yield _made(out / make.__name__, make)
+        narrowed, planted = out / "cts", out / "planted"
+        if not _whole(narrowed):
+            write_subset(cases, narrowed, annotated=partner.annotated)
+        if shapes and partner.copies and not _whole(planted):
+            plant_set(open_dataset(narrowed), planted, shapes, partner.copies, seed)
+        yield narrowed
+        if partner.copies:
+            yield planted
+    if partner.phantoms:
+        folder = out / "phantoms"
+        if not _whole(folder):
+            made = phantom_series(partner.phantoms, seed, structures=partner.annotated)
+            ct_index.write(folder, made)
+        yield folder
+    if partner.strangers:
+        folder = out / "strangers"
+        if not _whole(folder):
+            ct_index.write(folder, stranger_series(partner.strangers, seed, partner.annotated))
+        yield folder
 
 
-def _made(folder: Path, make: Callable[[Path], object]) -> Path:
-    """A set, made where it is not there; half of one, which has no index yet, is taken away."""
-    if not ct_index.marks(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        make(folder)
-    return folder
+def _whole(folder: Path) -> bool:
+    """Whether a set is there; half of one, which has no index yet, is taken away."""
+    if ct_index.marks(folder):
+        return True
+    shutil.rmtree(folder, ignore_errors=True)
+    return False

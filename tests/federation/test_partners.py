@@ -13,7 +13,6 @@ from federation.partners import STARTER, Partner, share_out
 from imaging.errors import BadParameter
 from imaging.writers.nifti import write_nifti
 from models.labels import BY_NAME
-from tests.training.planting.scene import patient, write_shapes
 from tests.training.tiny import loaded
 from training.cases import load
 from training.datasets import ct_index, open_dataset
@@ -80,30 +79,6 @@ def test_a_site_knows_that_strangers_hold_nothing_that_it_labels(
     assert not any(load(c).labels.array.any() for c in cases)
 
 
-def test_copies_show_what_a_site_labels(tmp_path: Path) -> None:
-    case = patient()
-    write_nifti(case.image, tmp_path / "data" / "one" / "ct.nii.gz")
-    write_nifti(case.labels, tmp_path / "data" / "one" / "label.nii.gz")
-    ct_index.write_index(tmp_path / "data", [{"case": "one", "annotated": list(case.annotated)}])
-    shapes = write_shapes(tmp_path / "shapes")
-    sites = (Partner("a", ("kidney",), ("one",), copies=1, reshaped=2),)
-    folders = share_out(sites, [tmp_path / "data"], shapes, tmp_path / "out", 0)["a"]
-    assert [folder.name for folder in folders] == ["cts", "planted", "reshaped"]
-    cts, planted, reshaped = (open_dataset(folder) for folder in folders)
-    assert [c.name for c in (*cts, *planted, *reshaped)] == [
-        "one",
-        "one-000",
-        "one-form000",
-        "one-form001",
-    ]
-    assert {c.group for c in (*cts, *planted, *reshaped)} == {"one"}
-    assert planted[0].annotated == ("kidney", "kidney_tumor", "kidney_cyst")
-    assert reshaped[0].annotated == ("kidney",)
-    moved = load(reshaped[0]).labels.array
-    assert set(np.unique(moved)) == {0, BY_NAME["kidney"].value}
-    assert (moved != load(cts[0]).labels.array).any()
-
-
 def test_half_a_set_is_made_again(data: Path, tmp_path: Path) -> None:
     sites = (Partner("a", ("kidney",), ("ct0",)),)
     (folder,) = share_out(sites, [data], None, tmp_path / "out", 0)["a"]
@@ -120,13 +95,7 @@ def test_what_does_not_go_together_is_refused(data: Path, tmp_path: Path) -> Non
     copies = (Partner("a", ("kidney",), ("ct0",), copies=2),)
     with pytest.raises(BadParameter, match="need --shapes"):
         share_out(copies, [data], None, tmp_path / "out", 0)
-    for wrong in (
-        {"name": "A b"},
-        {"annotated": ("heart",)},
-        {"copies": -1},
-        {"reshaped": -1},
-        {"cases": ()},
-    ):
+    for wrong in ({"name": "A b"}, {"annotated": ("heart",)}, {"copies": -1}, {"cases": ()}):
         fields = {"name": "a", "annotated": ("kidney",), "cases": ("ct0",)} | wrong
         with pytest.raises(BadParameter):
             Partner(**fields)
@@ -148,11 +117,11 @@ def test_no_copy_of_a_patient_who_is_trained_on_is_validated_on(tmp_path: Path) 
     def written(patients: list[str]) -> tuple[list[str], list[str]]:
         folder = tmp_path / f"of-{len(set(patients))}"
         entries = []
-        for place, whose in enumerate(patients):
+        for place, patient in enumerate(patients):
             name = f"{place:02d}"
             for file, volume in (("ct", loaded(0).image), ("label", loaded(0).labels)):
                 write_nifti(volume, folder / name / f"{file}.nii.gz")
-            entries.append({"case": name, "annotated": ["kidney"], "patient": whose})
+            entries.append({"case": name, "annotated": ["kidney"], "patient": patient})
         ct_index.write_index(folder, entries)
         train, validation = cases_of((folder,))
         return [c.name for c in train], [c.name for c in validation]

@@ -317,7 +317,7 @@ def test_a_certificate_is_checked(certificate: tuple[Path, Path]) -> None:
         started = time.monotonic()
         with Client(url, patience=60) as client, pytest.raises(ServiceFailed, match="not trusted"):
             client.models()
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 5
     with pytest.raises(BadParameter, match="PEM"):
         Client(url, ca=ROOT / "absent.pem")
 

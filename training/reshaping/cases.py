@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +45,8 @@ class Reshaped:
 def reshape_case(case: Loaded, forms: Forms, rng: np.random.Generator) -> Reshaped:
     """Give a case's pancreas and kidneys the forms of others; all that is around them follows.
 
-    No voxel gets another brightness than some voxel near it had, and labels follow the CT, so a
-    form that is met half is as true as one that is met whole.
+    Brightness is moved, not made, and labels move with it, so a form that is met half is as true
+    as one that is met whole.
 
     Args:
         case: CT or phantom with its labels; organs that it does not annotate stay as they are.
@@ -59,12 +58,12 @@ def reshape_case(case: Loaded, forms: Forms, rng: np.random.Generator) -> Reshap
     warps: list[Warp] = []
     taken: list[str] = []
     for organ in ORGANS:
-        form = forms.draw(organ, rng)
-        centre = rng.normal(0.0, _APART_MM, 3)
         own = _own(labels, organ) if organ.split()[-1] in case.annotated else None
-        if form is None or own is None:
+        form = None if own is None else forms.draw(organ, rng)
+        if own is None or form is None:
             continue
-        wanted = _placed(form, np.argwhere(own).mean(0) * _STEP_MM + centre, grid)
+        middle = np.argwhere(own).mean(0) * _STEP_MM + rng.normal(0.0, _APART_MM, 3)
+        wanted = _placed(form, middle, grid)
         warps.append(towards(own, wanted, grid))
         labels = warps[-1].labels(labels)
         taken.append(form.name)
@@ -75,24 +74,19 @@ def reshape_case(case: Loaded, forms: Forms, rng: np.random.Generator) -> Reshap
 def _own(labels: Volume, organ: Organ) -> Mask | None:
     """An organ of a case with its lesions; ``None`` where it is not there to speak of."""
     name = organ.split()[-1]
-    values = [s.value for s in STRUCTURES if name in (s.name, s.parent)]
-    parts = list(_pieces(np.isin(labels.array, values), labels.geometry, organ))
-    return parts[0] if parts else None
-
-
-def _pieces(mask: Mask, grid: Geometry, organ: Organ) -> Iterator[Mask]:
+    mask = np.isin(labels.array, [s.value for s in STRUCTURES if name in (s.name, s.parent)])
     if organ == "pancreas":
-        if mask.any():
-            yield mask
-        return
-    middle = (grid.shape[2] - 1) / 2
+        return mask if mask.any() else None
+    return _kidney(mask, labels.geometry, organ == "left kidney")
+
+
+def _kidney(mask: Mask, grid: Geometry, left: bool) -> Mask | None:
     pair = [p for p in two_largest(mask) if p.sum() * grid.voxel_ml > _SMALLEST_ML]
     across = [float(np.argwhere(part)[:, 2].mean()) for part in pair]
     # One alone is told by the side of the CT on which it lies.
-    between = sum(across) / 2 if len(pair) == 2 else middle
-    for part, x in zip(pair, across, strict=True):
-        if (x > between) == (organ == "left kidney"):
-            yield part
+    between = sum(across) / 2 if len(pair) == 2 else (grid.shape[2] - 1) / 2
+    found = (part for part, x in zip(pair, across, strict=True) if (x > between) == left)
+    return next(found, None)
 
 
 def _placed(form: Form, centre: NDArray[np.float64], grid: Geometry) -> Mask:

@@ -1,7 +1,8 @@
 """Real organs without their images: the form of each, and how large it is.
 
 The libraries are those of :mod:`training.planting.shapes`: whole kidneys and pancreases, in label
-maps that were cropped around them.
+maps that were cropped around them. People outlined the kidneys; PANORAMA's pancreases are mostly
+a program's.
 """
 
 from __future__ import annotations

@@ -90,12 +90,10 @@ def towards(own: Mask, wanted: Mask, grid: Geometry) -> Warp:
     )
     # Last axis (x, y, z), in voxels.
     moved = sitk.GetArrayFromImage(found).astype(np.float32)
-    moved = _unfolded(moved * _fading(moved.shape[:3], step)[..., None])
+    moved = unfolded(moved * _fading(moved.shape[:3], step)[..., None])
     field = np.zeros((*grid.shape, 3), np.float64)
     field[box] = moved * step
-    image = sitk.GetImageFromArray(field, isVector=True)
-    image.CopyInformation(to_image(np.zeros(grid.shape, np.uint8), grid))
-    return Warp(sitk.DisplacementFieldTransform(image))
+    return Warp(sitk.DisplacementFieldTransform(to_image(field, grid)))
 
 
 def _box(mask: Mask, step: float) -> tuple[slice, slice, slice]:
@@ -118,7 +116,7 @@ def _fading(shape: tuple[int, ...], step: float) -> F32:
     return np.asarray(z[:, None, None] * y[:, None] * x)
 
 
-def _unfolded(moved: F32) -> F32:
+def unfolded(moved: F32) -> F32:
     """The displacements (Z, Y, X, 3), weakened until they press no voxel too far."""
     while _volumes(moved).min() < _PRESSED:
         moved = moved * np.float32(_WEAKER)

@@ -247,7 +247,7 @@ def test_a_running_inference_stops_within_a_second(
         engines.stop()
         with pytest.raises(Cancelled, match="inside the network"):
             future.result(10)
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 1.0
     with _running(lambda: long(np.zeros((1, 1, 2, 2, 2), np.float32))) as future:
         long.stop()
         with pytest.raises(Cancelled):

@@ -44,14 +44,14 @@ def test_who_waits_is_woken(queues: tuple[Queue, Queue]) -> None:
     timer = threading.Timer(0.3, later)
     timer.start()
     assert here.take(20.0) == "a"
-    assert time.monotonic() - put[0] < 10
+    assert time.monotonic() - put[0] < 2
     timer.join()
 
 
 def test_nothing_comes_in_time(queues: tuple[Queue, Queue]) -> None:
     began = time.monotonic()
     assert queues[0].take(0.2) is None
-    assert 0.15 < time.monotonic() - began < 10
+    assert 0.15 < time.monotonic() - began < 2
 
 
 def test_a_bell_that_nobody_hears_does_no_harm(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_running_job_stops_when_it_is_cancelled(house: House) -> None:
     assert house.jobs.cancel(job.id).cancelling
     ended = house.until(job, *ENDED, seconds=5)
     assert ended.state is State.CANCELLED
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 2
     with pytest.raises(Cancelled):
         house.jobs.result(ended)
     assert house.pids() == pids, "its worker goes on"
@@ -190,7 +190,7 @@ def test_killed_workers_give_their_jobs_back_at_once(house: House) -> None:
         os.kill(pid, signal.SIGKILL)
     # Nobody tidies here: the crew sees them die.
     until(lambda: house.jobs.get(job.id).state is State.QUEUED, 5)
-    assert time.monotonic() - began < LEASE_S / 2
+    assert time.monotonic() - began < LEASE_S / 4
     ended = house.until(job, *ENDED)
     assert (ended.state, ended.attempts) == (State.DONE, 2)
 

@@ -29,6 +29,7 @@ from training.datasets import open_dataset
 from training.datasets.ct_index import write_index
 from training.reshaping import Forms, reshape_case, towards
 from training.reshaping.sets import reshape_set
+from training.reshaping.warp import unfolded
 
 PANCREAS, KIDNEY = BY_NAME["pancreas"].value, BY_NAME["kidney"].value
 
@@ -77,7 +78,20 @@ def test_a_form_that_is_its_own_changes_nothing() -> None:
 
 
 def test_what_would_fold_is_weaker() -> None:
-    """A bar across cannot become one along without folds; every voxel keeps a neighbour's place."""
+    """Places of x that run backwards are made to run forwards; others are left as they are."""
+    moved = np.zeros((6, 6, 20, 3), np.float32)
+    bump = np.sin(np.arange(20) / 3).astype(np.float32)
+    moved[..., 0] = 2 * bump
+    assert (unfolded(moved) == moved).all()
+    folding = 5 * moved
+    weaker = unfolded(folding)
+    places = np.arange(20) + weaker[3, 3, :, 0]
+    assert np.diff(np.arange(20) + folding[3, 3, :, 0]).min() < 0 < np.diff(places).min()
+    assert np.abs(weaker).max() > np.abs(moved).max()
+
+
+def test_neighbours_stay_neighbours() -> None:
+    """A bar across becomes one along; no place is passed by another."""
     shape = (40, 40, 40)
     where = grid(shape, (4.0, 4.0, 4.0))
     own, wanted = ball(shape, (20, 20, 20), (3, 3, 14)), ball(shape, (20, 20, 20), (14, 3, 3))
