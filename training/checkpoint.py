@@ -26,6 +26,7 @@ class Checkpoint:
         network, optimizer, schedule: state dictionaries.
         best: best validation loss so far and the epoch it was reached in.
         history: one entry an epoch.
+        average: state dictionary of the weights' mean; empty before the first is taken in.
     """
 
     recipe: str
@@ -35,6 +36,7 @@ class Checkpoint:
     schedule: dict[str, Any]
     best: tuple[float, int]
     history: list[dict[str, Any]] = field(default_factory=list)
+    average: dict[str, Any] = field(default_factory=dict)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -139,6 +139,7 @@ class Optimizer:
         weight_decay: decoupled for adamw.
         clip: largest gradient norm, 0 for none.
         floor: what a cosine falls to, as a part of ``lr``.
+        averaging: the rate while weights are averaged, as a part of ``lr``.
         period: epochs that a cosine takes to fall, after which it climbs again; 0 for the whole
             training.
         momentum: of ``sgd``.
@@ -151,6 +152,7 @@ class Optimizer:
     weight_decay: float = 1e-4
     clip: float = 1.0
     floor: float = 0.01
+    averaging: float = 0.5
     period: int = 0
     momentum: float = 0.99
     warmup: int = 0
@@ -235,6 +237,10 @@ class Recipe:
             by the module's name; see :mod:`training.joining`.
         steps, steps_per_epoch, batch: length of the training; ``batch`` is that of all processes.
         optimizer, augment: see there.
+        averaged: part of the steps, at the end, over which the weights are averaged; their mean is
+            the result (:mod:`training.averaging`). The rate has fallen before, and is
+            ``optimizer.averaging`` then. Batch norms should be frozen by then. At the sites of a
+            federation it is the mean over all of their rounds' steps that the last update leads to.
         frozen_norms: part of the steps, at the end, in which batch norms keep the statistics that
             they have by then: what is trained is what will answer. Before it, with one patch a
             batch, they are instance norms that take notes.
@@ -279,6 +285,7 @@ class Recipe:
     batch: int = 1
     optimizer: Optimizer = Optimizer()
     augment: Augment = Augment()
+    averaged: float = 0.0
     frozen_norms: float = 0.0
     foreground: float = 0.5
     foreground_box: int | None = None
@@ -302,8 +309,9 @@ class Recipe:
             )
         if min(self.steps, self.steps_per_epoch, self.batch) < 1:
             raise BadParameter("steps, steps_per_epoch and batch must be at least 1.")
-        if not 0 <= self.frozen_norms <= 1:
-            raise BadParameter(f"frozen_norms must be from 0 to 1, not {self.frozen_norms}.")
+        for name in ("averaged", "frozen_norms"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadParameter(f"{name} must be from 0 to 1, not {getattr(self, name)}.")
         if not 0 <= self.seed < 2**32:
             raise BadParameter(f"seed must be from 0 to 2**32 - 1, not {self.seed}.")
 
@@ -327,6 +335,11 @@ class Recipe:
         if self.tasks:
             return 2
         return len(self.outputs) + (self.activation == "softmax")
+
+    @property
+    def averaged_from(self) -> int:
+        """The step after which weights are averaged; the last one where they are not."""
+        return round((1 - self.averaged) * self.steps)
 
     def to_json(self) -> str:
         """Canonical JSON, for checkpoints and logs."""

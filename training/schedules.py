@@ -81,11 +81,13 @@ class Schedule:
         recipe, settings = self._recipe, self._recipe.optimizer
         if step < settings.warmup:
             return (step + 1) / settings.warmup
+        if recipe.averaged and step >= recipe.averaged_from:
+            return settings.averaging
         if settings.schedule == "cosine":
-            whole = settings.period * recipe.steps_per_epoch or recipe.steps
+            whole = settings.period * recipe.steps_per_epoch or recipe.averaged_from
             fall = (1 + math.cos(math.pi * step / whole)) / 2
             return settings.floor + (1 - settings.floor) * fall
         if settings.schedule == "poly":
-            epochs = math.ceil(recipe.steps / recipe.steps_per_epoch)
+            epochs = math.ceil(recipe.averaged_from / recipe.steps_per_epoch)
             return float((1 - step // recipe.steps_per_epoch / epochs) ** _POLY)
         return self._factor

@@ -17,6 +17,7 @@ from imaging.errors import BadParameter, DataError, DeviceUnavailable
 from imaging.files import write_whole
 from models import architectures
 from training import checkpoint
+from training.averaging import RunningMean
 from training.checkpoint import Checkpoint
 from training.objective import Objective, Penalty
 from training.precision import use_bf16
@@ -79,6 +80,7 @@ class Trainer:
     Attributes:
         network: in training, on the device.
         step: steps done.
+        average: of the weights, where the recipe wants them averaged.
         history: an entry an epoch.
     """
 
@@ -109,6 +111,7 @@ class Trainer:
         self.shared = self.world.wrapped(self.objective)
         self.optimizer: torch.optim.Optimizer
         self.schedule: Schedule
+        self.average: RunningMean
         self.step: int
         self.best: tuple[float, int]
         self.history: list[dict[str, Any]]
@@ -170,6 +173,9 @@ class Trainer:
         self.network.load_state_dict(saved.network)
         self.optimizer.load_state_dict(saved.optimizer)
         self.schedule.load_state_dict(saved.schedule)
+        self.average = RunningMean()
+        if saved.average:
+            self.average.load_state_dict(saved.average)
         self.step, self.best, self.history = saved.step, saved.best, saved.history
 
     def _train_step(self, batch: Batch) -> float:
@@ -192,7 +198,16 @@ class Trainer:
             )
         self.optimizer.step()
         self.step += 1
+        self._take_average()
         return float(self.world.mean(loss).item())
+
+    def _take_average(self) -> None:
+        """Take the step's weights into the mean; after the last step it is the network."""
+        if self.step <= self.recipe.averaged_from:
+            return
+        self.average.add(self.network)
+        if self.step == self.recipe.steps:
+            self.average.give(self.network)
 
     def _loss(self, objective: nn.Module, batch: Batch) -> Tensor:
         there = batch.to(self.device)
@@ -231,6 +246,7 @@ class Trainer:
         """Begin the training anew with the network as it is."""
         self.optimizer = optimizer_of(self.recipe, self.network)
         self.schedule = Schedule(self.recipe, self.optimizer)
+        self.average = RunningMean()
         self.step, self.best, self.history = 0, (float("inf"), 0), []
 
     def checkpoint(self) -> Checkpoint:
@@ -243,4 +259,5 @@ class Trainer:
             self.schedule.state_dict(),
             self.best,
             self.history,
+            self.average.state_dict() if self.average.count else {},
         )

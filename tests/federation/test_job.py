@@ -83,6 +83,7 @@ def test_each_site_has_its_recipe() -> None:
         ({"recipes": {"c1": volumetric(options={"filters": [4, 8]}, **STEPS)}}, "has it with"),
         ({"recipes": {"c1": volumetric(outputs=("liver",), **STEPS)}}, "need local_head"),
         ({"recipes": {"c1": flat(**STEPS)}}, "tiny-flat has monet, not dynunet"),
+        ({"recipe": volumetric(averaged=0.5), "strategy": "fedopt"}, "ends with the mean"),
     ],
 )
 def test_what_is_no_job_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from federation import message
 from federation.codec import decode
 from federation.coordinator import Coordinator
+from federation.holding import Holding
 from federation.home import Home
 from federation.job import Job, Privacy
 from federation.parts import under
@@ -114,6 +115,27 @@ def test_a_round_that_the_job_does_not_have_is_refused(tmp_path: Path) -> None:
     for number in (-1, 2):
         answer = site.handle(message.pack({**header, "round": number}, arrays))
         assert message.unpack(answer)[0]["code"] == "message_refused"
+
+
+def test_the_mean_of_weights_is_over_all_rounds_and_outlives_a_restart(tmp_path: Path) -> None:
+    """Three of four steps, the first of them in the first round; averaged weights alone at last."""
+    made = job(volumetric(averaged=0.75))
+    ends = []
+    for kind in ("one process", "killed between rounds"):
+        home, server = homes(tmp_path / kind)[0], Coordinator(made, tmp_path / kind / "server")
+        site = Site(made, home)
+        server.accept("c1", site.handle(server.request("c1")), 1.0)
+        server.close_round()
+        again = site if kind == "one process" else Site(made, home)
+        ends.append(again.handle(server.request("c1")))
+        kept = Holding(site.folder).last()
+        assert kept is not None
+        assert kept.checkpoint.average["count"] == 3
+        update = decode(under("update/", message.unpack(ends[-1])[1]))
+        for name, mean in kept.checkpoint.average["mean"].items():
+            found = kept.reference[name] + update[name]
+            np.testing.assert_allclose(found, mean.numpy(), atol=1e-6)
+    _same(*ends)
 
 
 def test_a_round_asked_for_again_is_not_trained_again(tmp_path: Path) -> None:

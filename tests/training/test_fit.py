@@ -80,6 +80,28 @@ def test_batch_norms_are_frozen_at_the_end(tmp_path: Path) -> None:
     assert moves == [True, True, False, False, False]
 
 
+def test_the_last_steps_weights_are_averaged(tmp_path: Path) -> None:
+    """At a constant rate the same steps are made with and without a mean over them."""
+    recipe = volumetric(
+        steps=5, steps_per_epoch=1, optimizer=Optimizer("adamw", 1e-2, "constant", averaging=1.0)
+    )
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def keep(entry: dict[str, Any]) -> None:
+        del entry
+        seen.append(checkpoint.load(tmp_path / "plain" / checkpoint.LAST).network)
+
+    run(recipe, tmp_path / "plain", hook=keep)
+    found = run(dataclasses.replace(recipe, averaged=0.6), tmp_path / "mean").network.state_dict()
+    for name, value in found.items():
+        last = torch.stack([state[name].double() for state in seen[2:]])
+        assert torch.allclose(value.double(), last.mean(0), atol=1e-6), name
+    moved = [(seen[2][name] - value).abs().max() for name, value in found.items()]
+    assert max(moved) > 1e-3
+    kept = checkpoint.load(tmp_path / "mean" / checkpoint.LAST)
+    assert all(torch.equal(kept.network[name], value) for name, value in found.items())
+
+
 def test_it_learns(tmp_path: Path) -> None:
     found = run(volumetric(steps=90, steps_per_epoch=30), tmp_path)
     losses = [e["loss"] for e in found.history]
@@ -89,7 +111,11 @@ def test_it_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("validate", [False, True])
-@pytest.mark.parametrize("recipe", [volumetric(steps=6), flat(steps=10)], ids=["cosine", "plateau"])
+@pytest.mark.parametrize(
+    "recipe",
+    [volumetric(steps=6), flat(steps=10), volumetric(steps=6, averaged=0.8)],
+    ids=["cosine", "plateau", "averaged"],
+)
 def test_killed_and_resumed_is_uninterrupted(
     recipe: Recipe, validate: bool, tmp_path: Path
 ) -> None:
@@ -102,7 +128,7 @@ def test_killed_and_resumed_is_uninterrupted(
         run(recipe, tmp_path / "parts", validate, resume=True, hook=kill_after(2))
     resumed = run(recipe, tmp_path / "parts", validate, resume=True)
     assert same(whole, resumed)
-    names = ("network", "optimizer", "schedule")
+    names = ("network", "optimizer", "schedule", "average")
     ends = [checkpoint.load(tmp_path / part / checkpoint.LAST) for part in ("whole", "parts")]
     for name in names:
         assert str(getattr(ends[0], name)) == str(getattr(ends[1], name)), name

@@ -46,6 +46,7 @@ def test_a_field_of_another_version_is_refused() -> None:
         {"steps": 0},
         {"steps_per_epoch": 0},
         {"batch": 0},
+        {"averaged": -0.1},
         {"frozen_norms": 1.5},
         {"seed": -1},
         {"seed": 2**32},

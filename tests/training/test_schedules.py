@@ -51,6 +51,15 @@ def test_poly_falls_by_epoch() -> None:
     assert found == pytest.approx(expected)
 
 
+def test_what_falls_has_fallen_before_weights_are_averaged() -> None:
+    optimizer = Optimizer("adam", 1e-3, "cosine", floor=0.1, averaging=0.5)
+    recipe = volumetric(steps=100, averaged=0.4, optimizer=optimizer)
+    found = rates(recipe, [0, 30, 59, 60, 99])
+    assert found[:2] == pytest.approx([1e-3, 0.55e-3])
+    assert 1e-4 < found[2] < 1.1e-4
+    assert found[3:] == pytest.approx([0.5e-3, 0.5e-3])
+
+
 def test_constant_stays() -> None:
     recipe = volumetric(optimizer=Optimizer("adamw", 3e-3, "constant"))
     assert rates(recipe, [0, 3]) == [3e-3, 3e-3]
