@@ -25,6 +25,9 @@ _STEP_MM = 4.0
 _SMALLEST_ML = 50.0
 # How far a form's middle is from the organ's own, along each axis.
 _APART_MM = 4.0
+# A form is taken at a size so near to the organ's own, as a part of it: one twice as large would
+# press its neighbours, a spleen above all, into forms that no patient has (docs/log.md).
+_LIKE_SIZE = (0.75, 1.33)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,7 @@ def reshape_case(case: Loaded, forms: Forms, rng: np.random.Generator) -> Reshap
         if own is None or form is None:
             continue
         middle = np.argwhere(own).mean(0) * _STEP_MM + rng.normal(0.0, _APART_MM, 3)
-        wanted = _placed(form, middle, grid)
+        wanted = _placed(_like(form, own, grid), middle, grid)
         warps.append(towards(own, wanted, grid))
         labels = warps[-1].labels(labels)
         taken.append(form.name)
@@ -87,6 +90,12 @@ def _kidney(mask: Mask, grid: Geometry, left: bool) -> Mask | None:
     between = sum(across) / 2 if len(pair) == 2 else (grid.shape[2] - 1) / 2
     found = (part for part, x in zip(pair, across, strict=True) if (x > between) == left)
     return next(found, None)
+
+
+def _like(form: Form, own: Mask, grid: Geometry) -> Form:
+    """The form at a size like the organ's own."""
+    low, high = (part * float(own.sum()) * grid.voxel_ml for part in _LIKE_SIZE)
+    return form.within(low, high)
 
 
 def _placed(form: Form, centre: NDArray[np.float64], grid: Geometry) -> Mask:

@@ -57,6 +57,12 @@ class Form:
         """Of the organ with its lesions."""
         return len(self.points) * float(np.prod(self.spacing)) / 1000
 
+    def within(self, low: float, high: float) -> Form:
+        """The form, grown or shrunken where it is smaller or larger than so many ml."""
+        factor = (float(np.clip(self.volume_ml, low, high)) / self.volume_ml) ** (1 / 3)
+        z, y, x = (side * factor for side in self.spacing)
+        return Form(self.name, self.points * factor, (z, y, x))
+
 
 @dataclass(frozen=True)
 class Forms:

@@ -28,6 +28,7 @@ from training.cases import Loaded, load
 from training.datasets import open_dataset
 from training.datasets.ct_index import write_index
 from training.reshaping import Forms, reshape_case, towards
+from training.reshaping.forms import Form
 from training.reshaping.sets import reshape_set
 from training.reshaping.warp import unfolded
 
@@ -127,6 +128,17 @@ def test_it_nears_the_forms_size(forms: Forms) -> None:
         float((v.array == PANCREAS).sum()) * v.geometry.voxel_ml for v in (case.labels, found)
     )
     assert before > 95 > 90 > after > 50
+
+
+def test_a_form_is_taken_at_a_size_like_the_organs_own() -> None:
+    ball = np.argwhere(np.ones((10, 10, 10), bool)) * 2.0
+    form = Form("a/b/pancreas", ball - ball.mean(0), (2.0, 2.0, 2.0))
+    assert form.volume_ml == pytest.approx(8.0)
+    assert form.within(4.0, 16.0).points == pytest.approx(form.points)
+    small = form.within(0.5, 1.0)
+    assert small.volume_ml == pytest.approx(1.0)
+    assert np.ptp(small.points) == pytest.approx(np.ptp(form.points) / 2)
+    assert form.within(27.0, 30.0).volume_ml == pytest.approx(27.0)
 
 
 def test_axes_in_another_order_give_the_same(forms: Forms) -> None:
