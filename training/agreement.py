@@ -29,7 +29,7 @@ from scipy.ndimage import (
 from imaging.errors import BadParameter
 from imaging.volume import Volume
 from imaging.writers.nifti import write_nifti
-from models.labels import BY_NAME, UNKNOWN
+from models.labels import BY_NAME, UNKNOWN, structure
 from models.onnxfile import read_manifest
 from models.predict import predict
 from training.cases import Case, Loaded, load
@@ -67,7 +67,10 @@ class Agreement:
 
 
 def agreed(
-    case: Loaded, witness: NDArray[np.uint8], edge_mm: float = 2.0
+    case: Loaded,
+    witness: NDArray[np.uint8],
+    edge_mm: float = 2.0,
+    structures: Sequence[str] = (),
 ) -> tuple[NDArray[np.uint8], list[Agreement]]:
     """A case's labels with the voxels unknown that a model calls otherwise.
 
@@ -80,6 +83,7 @@ def agreed(
         witness: uint8 (Z, Y, X), the model's labels on the case's grid; structures that the case
             does not annotate count as what they look like there.
         edge_mm: half the thickness of a disagreement that is left alone.
+        structures: the model is listened to about these alone; about all where none is named.
 
     Returns:
         uint8 (Z, Y, X) labels, and what became of each annotated structure.
@@ -89,8 +93,9 @@ def agreed(
     found, names = [], [n for n in case.annotated if (given == BY_NAME[n].value).any()]
     for name in names:
         match = dice(mask_of(other, name), mask_of(given, name))
-        found.append(Agreement(case.name, name, match, 0.0, match >= _CREDIBLE))
-        if match < _CREDIBLE:
+        credible = match >= _CREDIBLE and (not structures or name in structures)
+        found.append(Agreement(case.name, name, match, 0.0, credible))
+        if not credible:
             either = np.isin(given, BY_NAME[name].value) | np.isin(other, BY_NAME[name].value)
             other[either] = given[either]
     for name in names:
@@ -103,7 +108,11 @@ def agreed(
 
 
 def write_agreed(
-    cases: Sequence[Case], out: Path, witness: Callable[[Case], Witness], edge_mm: float = 2.0
+    cases: Sequence[Case],
+    out: Path,
+    witness: Callable[[Case], Witness],
+    edge_mm: float = 2.0,
+    structures: Sequence[str] = (),
 ) -> list[Agreement]:
     """Write cases with the voxels unknown on which labels and models disagree.
 
@@ -111,19 +120,21 @@ def write_agreed(
         cases: of any layout.
         out: a new or empty folder; it gets the layout of ``ct_index``.
         witness: for a case, a model that has not seen it.
-        edge_mm: as in :func:`agreed`.
+        edge_mm, structures: as in :func:`agreed`.
 
     Raises:
-        BadParameter: a folder that is not empty.
+        BadParameter: a folder that is not empty, or a structure that there is not.
         DataError: of :func:`training.cases.load`.
     """
     if out.exists() and any(out.iterdir()):
         raise BadParameter(f"{out} is not empty; name a new folder, a set is never mixed.")
+    for name in structures:
+        structure(name)
     entries: list[dict[str, Any]] = []
     found: list[Agreement] = []
     for case in cases:
         read = load(case)
-        labels, agreements = agreed(read, witness(case)(read), edge_mm)
+        labels, agreements = agreed(read, witness(case)(read), edge_mm, structures)
         found += agreements
         write_image(case.image, read, out / case.name)
         write_nifti(read.labels.with_array(labels), out / case.name / "label.nii.gz")
@@ -161,7 +172,7 @@ def table(found: Iterable[Agreement]) -> str:
     """A Markdown table, a row for each case and structure."""
     lines = ["| case | structure | Dice | unknown, ml | |", "|---|---|---|---|---|"]
     for one in found:
-        note = "" if one.credible else "model not believed"
+        note = "" if one.credible else "model not listened to"
         lines.append(
             f"| {one.case} | {one.structure} | {one.dice:.3f} | {one.unknown_ml:.1f} | {note} |"
         )

@@ -69,6 +69,9 @@ def _add_changed(kinds: Any) -> None:
     doubt.add_argument(
         "--edge-mm", type=float, default=2.0, help="half of what may differ along an edge"
     )
+    doubt.add_argument(
+        "--structures", nargs="+", default=[], help="that the models may doubt (default: all)"
+    )
 
 
 def _add_from(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +156,9 @@ def agree(args: argparse.Namespace) -> int:
     from training.datasets import open_datasets
 
     witness = agreement.left_out(args.runs)
-    found = agreement.write_agreed(open_datasets(args.folders), args.out, witness, args.edge_mm)
+    found = agreement.write_agreed(
+        open_datasets(args.folders), args.out, witness, args.edge_mm, args.structures
+    )
     print(agreement.table(found))
     return 0
 

@@ -110,7 +110,21 @@ def test_a_model_that_finds_nothing_is_no_witness() -> None:
     labels, found = agreed(case, blind)
     assert np.array_equal(labels, case.labels.array)
     assert [one.credible for one in found if one.structure == "kidney"] == [False]
-    assert "model not believed" in table(found)
+    assert "model not listened to" in table(found)
+
+
+def test_a_model_is_asked_about_some_structures_alone() -> None:
+    case = loaded()
+    other = np.where(case.labels.array == KIDNEY, 0, case.labels.array)
+    other[case.labels.array == PANCREAS] = KIDNEY
+    kept, found = agreed(case, other, edge_mm=1.0, structures=("pancreas",))
+    assert np.array_equal(kept, case.labels.array)
+    assert not any(one.credible for one in found)
+    leaking = moved(case.labels.array, 3)
+    doubted, found = agreed(case, leaking, edge_mm=1.0, structures=("kidney",))
+    assert {one.structure: one.credible for one in found} == {"pancreas": False, "kidney": True}
+    assert (doubted[case.labels.array == KIDNEY] == UNKNOWN).any()
+    assert not (doubted[case.labels.array == PANCREAS] == UNKNOWN).any()
 
 
 def test_what_a_case_does_not_annotate_counts_as_what_it_looks_like() -> None:
@@ -147,6 +161,11 @@ def test_a_set_is_written_and_read_with_its_unknown_voxels(tmp_path: Path) -> No
         assert "disagrees" in other.source["labels"]
     with pytest.raises(BadParameter, match="is not empty"):
         write_agreed(cases, tmp_path / "out", lambda case: witness)
+
+
+def test_a_structure_that_there_is_not_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadParameter, match="no structure 'heart'"):
+        write_agreed([], tmp_path / "out", left_out(tmp_path), structures=("heart",))
 
 
 def test_a_case_without_a_left_out_model_is_named(tmp_path: Path) -> None:
