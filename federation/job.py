@@ -17,7 +17,7 @@ CODECS = ("fp32", "fp16", "int8")
 WEIGHTINGS = ("cases", "equal")
 RULES = ("mean", "equal", "worst")
 # Strategies whose server does not move the global model by the mean of the updates itself.
-_OWN_STEPS = ("fedopt",)
+OWN_STEPS = ("fedopt",)
 # A job's name is one of a folder, too.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # A site's name is a word that FLARE, a folder and an alias of the store (site-NAME) all take.
@@ -178,7 +178,7 @@ class Job:
                 f"{self.rounds} rounds of {self.local_epochs} epochs of {recipe.steps_per_epoch} "
                 f"steps are {steps} steps; {recipe.name} has {recipe.steps}."
             )
-        if recipe.averaged and self.strategy in _OWN_STEPS:
+        if recipe.averaged and self.strategy in OWN_STEPS:
             raise BadParameter(
                 f"{recipe.name} ends with the mean of its weights, which a server of "
                 f"{self.strategy} does not take as it is; choose another strategy."

@@ -29,7 +29,9 @@ class RunningMean:
         self.count += 1
         for name, value in _tensors(network).items():
             if name in self._mean:
-                self._mean[name].lerp_(value, 1 / self.count)
+                # What was saved comes back on the CPU.
+                mean = self._mean[name].to(value.device)
+                self._mean[name] = mean.lerp_(value, 1 / self.count)
             else:
                 self._mean[name] = value.clone()
 

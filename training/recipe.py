@@ -238,9 +238,10 @@ class Recipe:
         steps, steps_per_epoch, batch: length of the training; ``batch`` is that of all processes.
         optimizer, augment: see there.
         averaged: part of the steps, at the end, over which the weights are averaged; their mean is
-            the result (:mod:`training.averaging`). The rate has fallen before, and is
-            ``optimizer.averaging`` then. Batch norms should be frozen by then. At the sites of a
-            federation it is the mean over all of their rounds' steps that the last update leads to.
+            the result (:mod:`training.averaging`), unless validation chooses an earlier epoch or
+            stops early. The rate has fallen before, and is ``optimizer.averaging`` then. Batch
+            norms should be frozen by then. At the sites of a federation it is the mean over all of
+            their rounds' steps that the last update leads to.
         frozen_norms: part of the steps, at the end, in which batch norms keep the statistics that
             they have by then: what is trained is what will answer. Before it, with one patch a
             batch, they are instance norms that take notes.

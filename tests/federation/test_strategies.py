@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from federation.job import OWN_STEPS
 from federation.parts import NORMS, Weights
 from federation.strategies import STRATEGIES, Start, options_of, strategy
 from federation.strategies.condist import groups_of
 from federation.strategies.fedopt import ServerOptimizer
+from federation.strategies.strategy import Plain
 from imaging.errors import BadParameter
 from models.labels import BY_NAME
 from tests.training.tiny import flat, volumetric
@@ -54,6 +56,11 @@ def test_names_and_options() -> None:
     given = {"momentum": 0.9}
     assert options_of("fedopt", given) == {"lr": 1.0, "momentum": 0.9, "beta2": 0.0, "tau": 1e-3}
     assert strategy("fedopt").options["momentum"] == 0.6
+
+
+def test_jobs_know_which_servers_move_by_steps_of_their_own() -> None:
+    own = {n for n, s in STRATEGIES.items() if not isinstance(s.server(options_of(n, {})), Plain)}
+    assert own == set(OWN_STEPS)
 
 
 def test_unknown_names_and_figures_are_refused() -> None:

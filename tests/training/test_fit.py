@@ -14,6 +14,7 @@ import torch
 from imaging.errors import BadParameter, DataError, DeviceUnavailable
 from tests.training.tiny import cases, flat, volumetric
 from training import checkpoint
+from training.averaging import RunningMean
 from training.fit import Fitted, fit
 from training.recipe import Optimizer, Recipe
 from training.trainer import Trainer, initial_network, pick_device
@@ -100,6 +101,16 @@ def test_the_last_steps_weights_are_averaged(tmp_path: Path) -> None:
     assert max(moved) > 1e-3
     kept = checkpoint.load(tmp_path / "mean" / checkpoint.LAST)
     assert all(torch.equal(kept.network[name], value) for name, value in found.items())
+
+
+def test_a_mean_that_was_saved_goes_on_where_the_network_is() -> None:
+    """Checkpoints come back on the CPU; the network may be on a GPU, here torch's meta device."""
+    saved = RunningMean()
+    saved.add(torch.nn.Linear(2, 1))
+    resumed = RunningMean()
+    resumed.load_state_dict(saved.state_dict())
+    resumed.add(torch.nn.Linear(2, 1, device="meta"))
+    assert {value.device.type for value in resumed.state_dict()["mean"].values()} == {"meta"}
 
 
 def test_it_learns(tmp_path: Path) -> None:
