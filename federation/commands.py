@@ -16,6 +16,7 @@ from federation.starter_cli import add_command as add_starter
 from federation.ticker import Ticker
 from imaging.errors import BadParameter, FederationError
 from imaging.files import write_whole
+from training.trackers import TRACKERS
 
 if TYPE_CHECKING:
     from federation.home import Home
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 GLOBAL = "global.onnx"
 SCALES = ("tiny", "small", "paper")
-TRACKERS = ("mlflow", "tensorboard")
 Command = Callable[[argparse.Namespace], int]
 # Flags that are fields of a job; what is not given keeps the job's default.
 _FLAGS = (

@@ -21,13 +21,13 @@ from imaging.errors import BadParameter, DataError
 from imaging.files import write_whole
 from training.fit import Hook
 from training.recipe import Recipe
+from training.trackers import TRACKERS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 # Below a run's folder.
 TENSORBOARD, MLFLOW, MLFLOW_RUN = "tensorboard", "mlflow.db", "mlflow_run_id"
-TRACKERS = ("mlflow", "tensorboard")
 # MLflow takes no more parameters than this at once.
 _PARAMS = 100
 
@@ -36,7 +36,7 @@ def hooks(names: Sequence[str], out: Path, recipe: Recipe, uri: str | None = Non
     """One hook for all trackers named, ``None`` for no name.
 
     Args:
-        names: of ``TRACKERS``.
+        names: of :data:`training.trackers.TRACKERS`.
         out: the run's folder.
         recipe: what is trained.
         uri: of :func:`mlflow`.

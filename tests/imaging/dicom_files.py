@@ -6,6 +6,7 @@ as PS3.3 C.7.6.2 defines them, not with the code under test.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import gdcm
 import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
@@ -24,8 +27,24 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from imaging import errors
+from imaging.dicom import read_dicom
+
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 Edit = Callable[[Dataset, int], None]
+PROPERTY = settings(
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+LOSSLESS = {
+    "JPEG Lossless, any selection": gdcm.TransferSyntax.JPEGLosslessProcess14,
+    "JPEG Lossless SV1": gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+    "JPEG-LS": gdcm.TransferSyntax.JPEGLSLossless,
+    "JPEG 2000": gdcm.TransferSyntax.JPEG2000Lossless,
+    "RLE": gdcm.TransferSyntax.RLELossless,
+    "big endian": gdcm.TransferSyntax.ExplicitVRBigEndian,
+}
 
 
 @dataclass(frozen=True)
@@ -184,3 +203,30 @@ def _image(
     ds.PixelData = pixels.tobytes()
     ds["PixelData"].VR = "OW"
     return ds
+
+
+def move(index: int, axis: int, by: float) -> Edit:
+    """An edit: this slice lies so many mm further along an axis of LPS."""
+
+    def edit(ds: Dataset, i: int) -> None:
+        if i == index:
+            ds.ImagePositionPatient[axis] += by
+
+    return edit
+
+
+def refused(
+    error: type[errors.IsletError], files: list[Path], *said: str, **kwargs: Any
+) -> errors.IsletError:
+    """Read, expect this refusal and these words in its message; give it back."""
+    with pytest.raises(error) as caught:
+        read_dicom(files, **kwargs)
+    found = caught.value
+    assert type(found) is error
+    for words in said:
+        assert words in found.message
+    text = json.dumps(found.as_dict(), allow_nan=False)
+    assert "Doe" not in text
+    assert "PID-4711" not in text
+    assert ".dcm" not in text
+    return found

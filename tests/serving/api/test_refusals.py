@@ -15,7 +15,7 @@ import pytest
 from imaging.errors import InputError
 from tests.imaging.dicom_files import Edit, stored_values, write_series
 from tests.imaging.nifti_files import STORED, image, overwritten
-from tests.imaging.test_dicom import REFUSALS
+from tests.imaging.test_dicom_refused import REFUSALS
 from tests.serving.api.house import Service, error_of
 
 
