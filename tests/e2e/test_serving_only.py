@@ -58,7 +58,7 @@ def test_no_torch_is_installed(python: Path) -> None:
 
 
 def test_the_released_model_comes_with_the_package(python: Path) -> None:
-    assert "starter@7" in _run(python, "-m", "islet", "models")
+    assert "starter@8" in _run(python, "-m", "islet", "models")
 
 
 def test_a_phantom_needs_no_torch(python: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_model_is_published_listed_pointed_at_and_removed(
     assert islet.main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "tiny@2  live  tiny  pancreas,kidney  research use only" in lines
-    assert any(line.startswith("starter@7  global,live  ") for line in lines)
+    assert any(line.startswith("starter@8  global,live  ") for line in lines)
 
 
 def test_a_broken_version_is_listed_as_such(
@@ -71,7 +71,7 @@ def test_a_check_changes_nothing(
         (["alias", "tiny", "live", "7"], "model_not_found"),
         (["remove", "tiny"], "names a whole model"),
         (["remove", "tiny@7"], "model_not_found"),
-        (["remove", "starter@7"], "ships with Islet"),
+        (["remove", "starter@8"], "ships with Islet"),
     ],
 )
 def test_what_cannot_be_done_is_said(
