@@ -16,7 +16,7 @@ from federation.starter_cli import add_command as add_starter
 from federation.ticker import Ticker
 from imaging.errors import BadParameter, FederationError
 from imaging.files import write_whole
-from training.trackers import TRACKERS
+from training import TRACKERS
 
 if TYPE_CHECKING:
     from federation.home import Home

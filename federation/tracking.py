@@ -38,7 +38,7 @@ def tracker(
     round's seconds and overhead, and how many sites took part.
 
     Args:
-        names: of ``training.trackers.TRACKERS``.
+        names: of ``training.TRACKERS``.
         out: the job's folder.
         job_name: the experiment's name in MLflow.
         uri: of :func:`training.tracking.mlflow_run`.

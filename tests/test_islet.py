@@ -18,7 +18,7 @@ HEAVY = ("torch", "monai", "onnxruntime", "onnx", "bentoml", "SimpleITK", "nibab
 # What the command line says of the floors, and no more.
 SAID = {
     "serving": {"serving", "serving.guard", "serving.guard.commands", "serving.models_cli"},
-    "training": {"training", "training.data_cli", "training.trackers"},
+    "training": {"training", "training.data_cli"},
     "federation": {
         *("federation", "federation.commands"),
         *("federation.starter_cli", "federation.ticker"),

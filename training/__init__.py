@@ -2,3 +2,6 @@
 
 Knows nothing of the network between sites; ``federation`` calls the same ``fit``.
 """
+
+# Here, so that commands can name them without bringing in torch.
+TRACKERS = ("mlflow", "tensorboard")

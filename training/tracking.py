@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from imaging.errors import BadParameter, DataError
 from imaging.files import write_whole
+from training import TRACKERS
 from training.fit import Hook
 from training.recipe import Recipe
-from training.trackers import TRACKERS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,7 +36,7 @@ def hooks(names: Sequence[str], out: Path, recipe: Recipe, uri: str | None = Non
     """One hook for all trackers named, ``None`` for no name.
 
     Args:
-        names: of :data:`training.trackers.TRACKERS`.
+        names: of :data:`training.TRACKERS`.
         out: the run's folder.
         recipe: what is trained.
         uri: of :func:`mlflow`.

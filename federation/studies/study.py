@@ -102,7 +102,7 @@ def run(
         seeds: of patients and weights, one repetition each; their scores are pooled.
         data: folder with a data set for each hospital, in folders of their names; phantoms are
             made without one.
-        track: of :data:`training.trackers.TRACKERS`, curves of every federation.
+        track: of :data:`training.TRACKERS`, curves of every federation.
         told: called with every round of a federation that ended.
 
     Raises:
