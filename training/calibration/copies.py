@@ -27,9 +27,11 @@ from training.assess.changes import (
 )
 from training.cases import Loaded
 from training.phantoms import STRANGERS, make_phantom, make_stranger
-from training.planting.cases import plant_case
+from training.planting.cases import plant_case, taken_free
 from training.planting.shapes import Shapes
 
+# The name of a case's copy in which nothing is changed.
+AS_IS = "as is"
 # Standard deviation of the noise on the model's grid, where a voxel holds many of a scanner's.
 _NOISE_HU = (10.0, 30.0)
 # The part of the contrast agent's brightening that is left.
@@ -51,7 +53,7 @@ class Copy:
         image, truth: HU and labels, each on its own grid.
         annotated: structures whose every voxel is labelled.
         stranger: none of any model's organs is in it.
-        patient: it shows a patient's own abdomen, changed or with something planted.
+        made: a lesion in it is, or all of it.
     """
 
     name: str
@@ -59,28 +61,32 @@ class Copy:
     truth: Volume
     annotated: tuple[str, ...]
     stranger: bool = False
-    patient: bool = True
+    made: bool = False
 
 
-def copies_of(case: Loaded, sampling: Sampling, rng: np.random.Generator) -> Iterator[Copy]:
+def copies_of(
+    case: Loaded, sampling: Sampling, rng: np.random.Generator, lesion_free: bool = False
+) -> Iterator[Copy]:
     """A case as it is and changed, on the model's grid: what prediction does there is the same.
 
     Args:
         case: that the model has not seen.
         sampling: of the model.
         rng: of the noise.
+        lesion_free: it has none of the lesions that it has no labels of, as where some are planted.
     """
+    annotated = taken_free(case.annotated) if lesion_free else case.annotated
     image = to_model_grid(case.image, sampling)
     truth = resample_nearest(to_canonical(case.labels), image.geometry)
     own = Changed(image, truth)
     field, enhanced = noise_field(image, rng), enhancement(image)
-    made = {"as is": own}
+    made = {AS_IS: own}
     made |= {f"noise of {sd:g} HU": noisy(own, field, sd) for sd in _NOISE_HU}
     made |= {f"{left:.0%} of the contrast": washed_out(own, enhanced, left) for left in _WASHED}
     made |= {f"{'lower' if c < 0 else 'upper'} {abs(c):.0%}": cut(own, c) for c in _CUT}
     made |= {f"turned {d:g} degrees about axis {a}": turned(own, a, d) for a, d in _TURNED}
     for name, changed in made.items():
-        yield Copy(name, changed.image, changed.truth, case.annotated)
+        yield Copy(name, changed.image, changed.truth, annotated)
 
 
 def planted_copies(
@@ -89,7 +95,7 @@ def planted_copies(
     """A case with real lesions' shapes planted at its own resolution, several times over."""
     for index in range(count):
         made = plant_case(case, shapes, rng)
-        yield Copy(f"planted {index + 1}", made.image, made.labels, made.annotated)
+        yield Copy(f"planted {index + 1}", made.image, made.labels, made.annotated, made=True)
 
 
 def phantom_copies(sampling: Sampling, count: int, rng: np.random.Generator) -> Iterator[Copy]:
@@ -98,7 +104,7 @@ def phantom_copies(sampling: Sampling, count: int, rng: np.random.Generator) -> 
     for index in range(count):
         seed = int(rng.integers(2**31))
         made = make_phantom(seed, tumors=True, spacing_mm=(z, y, x))
-        yield Copy(f"phantom {index + 1}", made.volume, made.labels, made.annotated, patient=False)
+        yield Copy(f"phantom {index + 1}", made.volume, made.labels, made.annotated, made=True)
 
 
 def strangers(
@@ -118,7 +124,7 @@ def strangers(
     found |= {f"made {kind}": make_stranger(kind, int(rng.integers(10**6))) for kind in STRANGERS}
     for name, volume in found.items():
         empty = volume.with_array(np.zeros(volume.array.shape, np.uint8))
-        yield Copy(name, volume, empty, outputs, stranger=True, patient=False)
+        yield Copy(name, volume, empty, outputs, stranger=True, made=True)
 
 
 def _above(image: Volume, truth: NDArray[np.uint8]) -> Volume | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.optimize import minimize, minimize_scalar
 from models.confidence import confidence_of, features, is_lesion, probability
 from models.labels import BY_NAME
 from models.manifest import Manifest, Trust
+from training.calibration.copies import AS_IS
 from training.calibration.observe import Observation, Voxels
 
 F64 = NDArray[np.float64]
@@ -80,17 +81,18 @@ def _log_loss(voxels: Voxels, manifest: Manifest, temperature: float) -> float:
 def fit_trust(observations: Sequence[Observation], outputs: Iterable[str]) -> tuple[Trust, ...]:
     """How each structure is trusted.
 
-    One with too few observations, or of one outcome only, is trusted as all organs or all lesions
-    together are; where these are too few as well it gets no entry. An organ's bound is
-    :func:`best_bound`'s, all lesions share :func:`lesion_bound`'s.
+    All lesions share one map: a kind that is marked wrongly in two or three places, the same ones
+    in every copy, would learn these by heart. So does an organ with too few observations, or of
+    one outcome only, with all organs; where these are too few as well there is no entry. An organ's
+    bound is :func:`best_bound`'s, lesions share :func:`lesion_bound`'s.
     """
     found = []
     for name in outputs:
         own = [o for o in observations if o.structure == name]
-        kind = is_lesion(BY_NAME[name])
-        alike = [o for o in observations if is_lesion(BY_NAME[o.structure]) == kind]
+        lesion = is_lesion(BY_NAME[name])
+        alike = [o for o in observations if is_lesion(BY_NAME[o.structure]) == lesion]
         usual = {n: _usual_ml(alike, n) for n in {*(o.structure for o in alike), name}}
-        for used in (own, alike):
+        for used in (alike,) if lesion else (own, alike):
             if len(used) >= _FEWEST and np.ptp([o.outcome for o in used]) > FOUND:
                 found.append(_fitted(name, used, usual))
                 break
@@ -98,15 +100,17 @@ def fit_trust(observations: Sequence[Observation], outputs: Iterable[str]) -> tu
     return tuple(replace(t, least=least) if is_lesion(BY_NAME[t.structure]) else t for t in found)
 
 
-def _usual_ml(observations: Sequence[Observation], name: str) -> float:
-    """Median of the whole, true structures; of lesions, of the real ones that were marked."""
-    volumes = [
-        o.true_ml
-        for o in observations
-        if o.structure == name and o.true_ml > 0 and (o.copy == "as is" or o.outcome == 1)
-    ]
-    others = [o.true_ml for o in observations if o.true_ml > 0]
-    return round(float(np.median(volumes or others or [1.0])), 3)
+def _usual_ml(alike: Sequence[Observation], name: str) -> float:
+    """Median of the whole, true organs; of lesions, of the real ones of all kinds that were marked.
+
+    Of an organ that was never seen whole, of those that were seen at all.
+    """
+    if is_lesion(BY_NAME[name]):
+        volumes = [o.true_ml for o in alike if o.outcome == 1]
+    else:
+        volumes = [o.true_ml for o in alike if o.structure == name and o.copy == AS_IS]
+    there = [v for v in volumes if v > 0] or [o.true_ml for o in alike if o.true_ml > 0]
+    return round(float(np.median(there or [1.0])), 3)
 
 
 def _fitted(name: str, used: Sequence[Observation], usual: dict[str, float]) -> Trust:
@@ -137,15 +141,25 @@ def _fitted(name: str, used: Sequence[Observation], usual: dict[str, float]) -> 
 def lesion_bound(trust: Iterable[Trust], observations: Iterable[Observation]) -> float:
     """The lowest confidence with half a false lesion or less a CT, of all kinds together.
 
-    Who is told of a tumor in every patient soon looks at none. Counted are patients' CTs in which
-    something was marked: phantoms mislead in other ways, and with the CTs in which nothing was
-    it is fewer. A confidence is the probability that the lesion is real: of all bounds with so
-    many false ones, one for all kinds keeps the most real ones.
+    Who is told of a tumor in every patient soon looks at none. It holds for patients' CTs as they
+    are, and for all of them and their changed copies together, of those in which anything was
+    marked. Where something was made, a lesion named as another kind would count as well, and
+    phantoms mislead in other ways. A confidence is the probability that the lesion is real: of all
+    bounds with so many false ones, one for all kinds keeps the most real ones.
     """
     of = {t.structure: t for t in trust if is_lesion(BY_NAME[t.structure])}
-    seen = [o for o in observations if o.structure in of and o.patient]
+    patients = [o for o in observations if not o.made]
+    as_they_are = [o for o in patients if o.copy == AS_IS]
+    return max(_least(seen, of) for seen in (patients, as_they_are))
+
+
+def _least(seen: Sequence[Observation], trust: Mapping[str, Trust]) -> float:
     most = int(_FALSE_LESIONS * len({(o.case, o.copy) for o in seen}))
-    false = [confidence_of(o.evidence, of[o.structure]) for o in seen if o.outcome <= WRONG]
+    false = [
+        confidence_of(o.evidence, trust[o.structure])
+        for o in seen
+        if o.structure in trust and o.outcome <= WRONG
+    ]
     if len(false) <= most:
         return 0.0
     # The next thousandth above the first that is one too many.

@@ -34,7 +34,7 @@ class Observation:
         outcome: of an organ its Dice (with its lesions), of a lesion whether it is real, 0 or 1.
         true_ml: volume of the true structure; of a lesion its own marked volume.
         stranger: the copy holds none of the organs.
-        patient: it shows a patient's own abdomen.
+        made: a lesion in the copy is, or all of it.
     """
 
     case: str
@@ -44,7 +44,7 @@ class Observation:
     outcome: float
     true_ml: float
     stranger: bool = False
-    patient: bool = True
+    made: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def observe(
             for lesion, real in _with_truth(finding.lesions, found.labels, name, truth):
                 volume = lesion.evidence.volume_ml
                 yield Observation(
-                    case, copy.name, name, lesion.evidence, real, volume, patient=copy.patient
+                    case, copy.name, name, lesion.evidence, real, volume, made=copy.made
                 )
         else:
             true = mask_of(truth, name)
@@ -85,7 +85,7 @@ def observe(
                 outcome,
                 volume,
                 copy.stranger,
-                copy.patient,
+                copy.made,
             )
 
 

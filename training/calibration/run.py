@@ -28,7 +28,7 @@ from training.calibration.fit import (
 from training.calibration.observe import Observation, Voxels, observe, sample
 from training.cases import Case, Loaded, load
 from training.package import onnx_finder, onnx_scorer
-from training.planting.shapes import Shapes
+from training.planting import Shapes
 
 F64 = NDArray[np.float64]
 
@@ -165,7 +165,8 @@ def _observed(
     def seen(copy: Copy) -> list[Observation]:
         return list(observe(case.name, copy, manifest, scorer, finder))
 
-    found = [o for copy in copies_of(case, sampling, rng) for o in seen(copy)]
+    own = copies_of(case, sampling, rng, lesion_free=shapes is not None)
+    found = [o for copy in own for o in seen(copy)]
     found += [o for copy in strangers(case, sampling, rng, manifest.outputs) for o in seen(copy)]
     lesions = list(phantom_copies(sampling, phantoms, rng))
     if shapes is not None:

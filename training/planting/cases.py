@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,13 +92,18 @@ def plant_case(
         if kind == "pancreas_tumor":
             # A second cancer of the pancreas is no common finding.
             possible.remove(kind)
-    free = tuple(k for k in REAL if organ_of(k) in case.annotated and k not in case.annotated)
     return Planted(
         from_canonical(image.with_array(hu), case.image.geometry),
         from_canonical(labels.with_array(marked), case.labels.geometry),
-        (*case.annotated, *free),
+        taken_free(case.annotated),
         tuple(found),
     )
+
+
+def taken_free(annotated: Sequence[str]) -> tuple[str, ...]:
+    """What is annotated, and the lesions of its organs: there are none where none are labelled."""
+    free = (k for k in REAL if organ_of(k) in annotated and k not in annotated)
+    return (*annotated, *free)
 
 
 def _check(

@@ -58,6 +58,24 @@ def test_copies_keep_the_labels_on_their_organs() -> None:
     assert made["lower 30%"].image.array.shape[0] < first.image.array.shape[0]
 
 
+def test_a_ct_without_labels_of_lesions_may_be_taken_as_free_of_them(tmp_path: Path) -> None:
+    case = dataclasses.replace(boxes(), annotated=("pancreas", "liver"))
+    (tumors,) = {
+        c.annotated for c in copies_of(case, AS_IT_IS, np.random.default_rng(0), lesion_free=True)
+    }
+    assert tumors == ("pancreas", "liver", "pancreas_tumor")
+    assert as_is(case).annotated == ("pancreas", "liver")
+    # What is marked there is false then; else nobody knows.
+    labels = np.where(boxes_ct()[1] == 2, np.uint8(1), boxes_ct()[1])
+    unmarked = dataclasses.replace(case, labels=case.labels.with_array(labels))
+    path = model(tmp_path)
+    free = next(copies_of(unmarked, AS_IT_IS, np.random.default_rng(0), lesion_free=True))
+    for copy, expected in ((free, {"pancreas_tumor": 0.0}), (as_is(unmarked), {})):
+        seen = observe("boxes", copy, read_manifest(path), onnx_scorer(path))
+        assert {o.structure: o.outcome for o in seen if "tumor" in o.structure} == expected
+        assert not copy.made
+
+
 def test_strangers_hold_nothing() -> None:
     case = boxes()
     high = np.concatenate([case.image.array, np.full((30, 40, 48), -100, np.int16)])
@@ -79,6 +97,7 @@ def test_phantoms_bring_lesions() -> None:
     (copy,) = phantom_copies(Sampling((8.0, 8.0, 8.0)), 1, np.random.default_rng(3))
     assert copy.image.geometry.spacing == pytest.approx((8.0, 8.0, 8.0))
     assert {"kidney_tumor", "kidney_cyst"} <= set(copy.annotated)
+    assert copy.made
 
 
 def test_an_observation_is_the_model_beside_the_truth(tmp_path: Path) -> None:

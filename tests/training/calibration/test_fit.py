@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.confidence import Evidence, confidence_of, features
-from models.manifest import Manifest
+from models.manifest import Manifest, Trust
 from tests.models.manifests import manifest
 from training.calibration.fit import (
     best_bound,
@@ -140,8 +140,36 @@ def test_half_a_false_lesion_a_ct_is_believed_and_no_more() -> None:
     assert (false >= min(least)).sum() <= 10 < (false >= min(least) - 0.001).sum()
     real = [o for o in seen if o.outcome]
     assert lesion_bound(trust, real) == 0
-    phantoms = [dataclasses.replace(o, patient=False) for o in seen]
-    assert lesion_bound(trust, [*seen, *phantoms]) == min(least)
+    planted = [dataclasses.replace(o, made=True) for o in seen]
+    assert lesion_bound(trust, [*seen, *planted]) == min(least)
+    # Nothing but an organ in as many CTs again: these count too.
+    organs = [dataclasses.replace(o, structure="kidney", copy=f"other {o.copy}") for o in seen]
+    more = lesion_bound(trust, [*seen, *organs])
+    assert (false >= more).sum() <= 20 < (false >= more - 0.001).sum()
+    assert more < min(least)
+
+
+def test_few_false_lesions_in_changed_copies_make_up_for_none_as_they_are() -> None:
+    def seen(copy: str, probability: float) -> Observation:
+        return Observation("a", copy, "kidney_tumor", Evidence(probability, 9.0), 0.0, 9.0)
+
+    trust = [Trust("kidney_tumor", 0.0, 1.0, 0.0, 9.0)]
+    clean = [seen(f"copy {i}", 0.1) for i in range(9)]
+    assert lesion_bound(trust, [*clean, seen("copy 9", 0.8), seen("copy 10", 0.8)]) < 0.8
+    assert lesion_bound(trust, [*clean, seen("copy 9", 0.8), seen("as is", 0.8)]) == 0.801
+
+
+def test_lesions_are_trusted_alike_whatever_their_kind() -> None:
+    """A kind that has two false ones, the same in every copy, does not learn these by heart."""
+    rng = np.random.default_rng(7)
+    seen = observations("kidney_tumor", 200, rng)
+    false = dataclasses.replace(seen[0], structure="pancreas_tumor", outcome=0.0, true_ml=7.0)
+    real = [o for o in seen if o.outcome]
+    kinds = ("kidney_tumor", "pancreas_tumor", "kidney_cyst")
+    found = fit_trust([*seen, *[false] * 20], kinds)
+    assert [t.structure for t in found] == list(kinds)
+    assert len({(t.offset, t.certainty, t.size, t.least) for t in found}) == 1
+    assert {t.usual_ml for t in found} == {np.median([o.true_ml for o in real])}
 
 
 def test_the_calibration_error_is_the_mean_distance_of_the_bins() -> None:
