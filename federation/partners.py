@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,22 @@ STARTER: tuple[Partner, ...] = (
 """The federation of the released starter: five CTs at three sites, phantoms at a fourth."""
 
 
+def without(partners: Sequence[Partner], names: Sequence[str]) -> tuple[Partner, ...]:
+    """The partners with some CTs kept aside, to judge by; who has no other one is left out.
+
+    Raises:
+        BadParameter: a CT that none of them has, or nothing is left.
+    """
+    unknown = sorted(set(names) - {case for p in partners for case in p.cases})
+    if unknown:
+        raise BadParameter(f"No site has {', '.join(unknown)}; leave out CTs that one has.")
+    kept = ((p, tuple(c for c in p.cases if c not in names)) for p in partners)
+    left = tuple(replace(p, cases=cases) for p, cases in kept if cases or not p.cases)
+    if not any(p.cases for p in left):
+        raise BadParameter("No site has a CT left; leave out fewer.")
+    return left
+
+
 def share_out(
     partners: Sequence[Partner], data: Sequence[Path], shapes: Path | None, out: Path, seed: int
 ) -> dict[str, tuple[Path, ...]]:
@@ -92,7 +108,7 @@ def share_out(
         The folders of each site's data sets.
 
     Raises:
-        BadParameter: a CT that no set has, or copies without shapes.
+        BadParameter: a CT that no set has, copies without shapes, or sets of other CTs in ``out``.
     """
     cases = {case.name: case for folder in data for case in open_dataset(folder)}
     missing = [n for p in partners for n in p.cases if n not in cases]
@@ -120,6 +136,8 @@ def _sets(
         narrowed, planted = out / "cts", out / "planted"
         if not _whole(narrowed):
             write_subset(cases, narrowed, annotated=partner.annotated)
+        elif {c.name for c in open_dataset(narrowed)} != set(partner.cases):
+            raise BadParameter(f"{narrowed} has other CTs of an earlier run; name another --out.")
         if shapes and partner.copies and not _whole(planted):
             plant_set(open_dataset(narrowed), planted, shapes, partner.copies, seed)
         yield narrowed

@@ -23,6 +23,9 @@ def add_command(kinds: Any) -> None:
     made.add_argument("--shapes", type=Path, help="real lesions' shapes, to be planted")
     made.add_argument("-o", "--out", type=Path, required=True, help="a run of it is gone on with")
     made.add_argument("--store", type=Path, help="where to publish (default: the default store)")
+    made.add_argument(
+        "--leave-out", nargs="+", default=[], metavar="CASE", help="CTs kept aside, to judge by"
+    )
     made.add_argument("--recipe", default="starter")
     made.add_argument("--scale", default="paper", choices=("tiny", "small", "paper"))
     made.add_argument("--rounds", type=int, default=150)
@@ -40,7 +43,7 @@ def add_command(kinds: Any) -> None:
 
 def starter(args: argparse.Namespace) -> int:
     """``islet federate starter --data DIR --shapes DIR -o OUT``: models and what was done."""
-    from federation.partners import STARTER, share_out
+    from federation.partners import STARTER, share_out, without
     from federation.starter import join_published, keep_summary
     from models.store import default_store
     from training.pretraining import fine_tuned
@@ -49,19 +52,21 @@ def starter(args: argparse.Namespace) -> int:
     store = args.store or default_store().root
     # A job names the model that it starts from; every process looks it up there.
     os.environ["ISLET_STORE"] = str(store.resolve())
-    data = share_out(STARTER, args.data, args.shapes, args.out / "data", args.seed)
+    partners = without(STARTER, args.leave_out)
+    data = share_out(partners, args.data, args.shapes, args.out / "data", args.seed)
+    weights = {partner.name: partner.weight for partner in partners}
     named = dataclasses.replace(recipe(args.recipe, args.scale), seed=args.seed)
     summary: dict[str, Any]
     if named.parts and not args.start:
         trained = {
-            part: _train(args, beside(name, named), data, args.out / part, store)
+            part: _train(args, beside(name, named), data, weights, args.out / part, store)
             for part, name in named.parts.items()
         }
         summary = {"parts": trained, "models": join_published(named, store)}
         keep_summary(summary, args.out)
     else:
         whole = fine_tuned(named) if args.start else named
-        summary = _train(args, whole, data, args.out, store)
+        summary = _train(args, whole, data, weights, args.out, store)
     print(json.dumps(summary, indent=1))
     return 0
 
@@ -70,15 +75,14 @@ def _train(
     args: argparse.Namespace,
     recipe: Recipe,
     data: dict[str, tuple[Path, ...]],
+    weights: dict[str, int],
     out: Path,
     store: Path,
 ) -> dict[str, Any]:
     """A federation and its twin."""
-    from federation.partners import STARTER
     from federation.starter import starter_job, train_starter
     from federation.ticker import Ticker
 
-    weights = {partner.name: partner.weight for partner in STARTER}
     job = starter_job(
         recipe, args.rounds, args.steps, args.strategy, weights=weights, start=args.start
     )

@@ -9,7 +9,7 @@ import pytest
 
 from federation import partners
 from federation.learner import cases_of
-from federation.partners import STARTER, Partner, share_out
+from federation.partners import STARTER, Partner, share_out, without
 from imaging.errors import BadParameter
 from imaging.writers.nifti import write_nifti
 from models.labels import BY_NAME
@@ -87,6 +87,23 @@ def test_half_a_set_is_made_again(data: Path, tmp_path: Path) -> None:
     assert share_out(sites, [data], None, tmp_path / "out", 0) == {"a": (folder,)}
     assert open_dataset(folder)[0].name == "ct0"
     assert not (folder / "ct0" / "left.part").exists()
+
+
+def test_cts_are_kept_aside_to_judge_by(data: Path, tmp_path: Path) -> None:
+    left = without(STARTER, ["tcga_coad", "thorax_abdomen_p2"])
+    cases = {site.name: site.cases for site in left}
+    assert cases == {"a": ("ircad17", "totalseg_example"), "b": ("chaos3",), "d": ()}
+    assert [site.weight for site in left] == [2, 1, 1]
+    assert without(STARTER, []) == STARTER
+    with pytest.raises(BadParameter, match="No site has ct9"):
+        without(STARTER, ["ct9"])
+    sites = (Partner("a", ("kidney",), ("ct0", "ct1")), Partner("d", ("kidney",), phantoms=1))
+    with pytest.raises(BadParameter, match="No site has a CT left"):
+        without(sites, ["ct0", "ct1"])
+    # A run that has seen a CT does not become one that has not.
+    share_out(sites[:1], [data], None, tmp_path / "out", 0)
+    with pytest.raises(BadParameter, match="name another --out"):
+        share_out(without(sites[:1], ["ct1"]), [data], None, tmp_path / "out", 0)
 
 
 def test_what_does_not_go_together_is_refused(data: Path, tmp_path: Path) -> None:

@@ -78,3 +78,9 @@ def test_a_recipe_of_one_part_is_one_federation(trained: Trained, tmp_path: Path
     run(tmp_path, "--recipe", "starter-finder")
     ((job, _, _),) = trained
     assert (job.recipe.name, job.start) == ("starter-finder", "")
+
+
+def test_what_is_kept_aside_counts_nowhere(trained: Trained, tmp_path: Path) -> None:
+    aside = ["tcga_coad", "thorax_abdomen_p2"]
+    run(tmp_path, "--recipe", "starter-finder", "--leave-out", *aside)
+    assert trained[0][0].weights == {"a": 2, "b": 1, "d": 1}
